@@ -1,0 +1,3 @@
+"""Every test folder gets the real servers of crucible_testkit."""
+
+pytest_plugins = ["crucible_testkit.pytest_plugin"]
