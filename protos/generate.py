@@ -47,6 +47,7 @@ def generate(target: Path) -> None:
         if not path.name.startswith(tuple(Path(f).stem for f in files if f.endswith("_service.proto"))):
             path.unlink()
     for package in PACKAGES:
+        (target / package / "py.typed").write_text("")
         for folder in [target / package, *(p for p in (target / package).rglob("*") if p.is_dir())]:
             (folder / "__init__.py").write_text("")
 
