@@ -1,0 +1,49 @@
+# The commands of the repository. `make` alone lists them.
+SHELL := /bin/sh
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --no-sync
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down test check format generate bench sync host
+
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+host: ## Install what this machine lacks: uv, gVisor, image tools
+	@sh deploy/install-host
+
+sync: host
+	@$(UV) sync --quiet --locked
+
+demo: sync ## Start the whole stack and see one program run in gVisor, end to end
+	@$(RUN) crucible demo
+
+up: sync ## Start the stack and leave it running
+	@$(RUN) crucible up
+
+down: ## Stop the stack; nothing of it keeps running
+	@$(RUN) crucible down
+
+test: sync ## Run every test, on the real parts
+	@$(RUN) pytest
+
+check: sync ## Lint, format, types, contracts, imports, generated code
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) buf lint
+	$(RUN) buf format --diff --exit-code --path protos/crucible
+	$(RUN) python protos/generate.py --check
+	@$(RUN) python protos/breaking.py
+	$(RUN) lint-imports --no-cache
+	$(RUN) pyright
+
+format: sync ## Format code and contracts
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+	$(RUN) buf format --write --path protos/crucible
+
+generate: sync ## Generate protos/python from the contracts
+	$(RUN) python protos/generate.py
+
+bench: sync ## Measure a run from submit to verdict, beside a bare cold runsc
+	@$(RUN) python -m bench
