@@ -1,0 +1,134 @@
+"""The life of a process: set-up, signals, the order of leaving, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Generic, NoReturn, TypeVar
+
+from crucible_chassis.logs import configure_logging, get_logger
+from crucible_chassis.settings import ServiceSettings
+from crucible_chassis.tasks import TaskSupervisor
+from crucible_chassis.telemetry import Telemetry, start_telemetry
+
+EX_SOFTWARE = 70
+"""Exit code of a process that ended for a fault of its own (sysexits.h)."""
+
+LEAVING_SECONDS = 5.0
+"""Seconds beyond the grace for closing what is left; then the process is ended hard."""
+
+S = TypeVar("S", bound=ServiceSettings)
+
+log = get_logger(__name__)
+
+
+class Lifetime(Generic[S]):
+    """What a service's `serve` is given.
+
+    Resources enter `stack` in order and leave in reverse, after the tasks of `tasks` have been cancelled. `stopping` is
+    set on SIGTERM, SIGINT or when a side task died.
+    """
+
+    def __init__(self, settings: S, telemetry: Telemetry) -> None:
+        self.settings = settings
+        self.telemetry = telemetry
+        self.stopping = asyncio.Event()
+        self.stack = contextlib.AsyncExitStack()
+        self.tasks = TaskSupervisor(self._task_died)
+        self.failed = False
+        self._serving = False
+
+    async def until_stopped(self) -> None:
+        """Returns when the process shall stop. Before it is reached a stop cancels the start-up instead."""
+        self._serving = True
+        await self.stopping.wait()
+
+    @property
+    def serving(self) -> bool:
+        """Whether start-up is over: `until_stopped` was reached."""
+        return self._serving
+
+    def _task_died(self, _name: str) -> None:
+        self.failed = True
+        self.stopping.set()
+
+
+def run(main: Callable[[Lifetime[S]], Awaitable[None]], *, service: str, settings: S) -> NoReturn:
+    """Runs `main` as this process and exits.
+
+    Exit code 0 after a stop by SIGTERM or SIGINT, 70 when `main` raised, returned unasked, a side task died, or leaving
+    took longer than the grace (`settings.grace_seconds`) and `LEAVING_SECONDS`. A second signal ends the process at once.
+    """
+    configure_logging(service, settings.log_level)
+    telemetry = start_telemetry(service, instance=f"{os.uname().nodename}:{os.getpid()}")
+    try:
+        code = asyncio.run(_live(main, service, settings, telemetry))
+    finally:
+        telemetry.shutdown()
+    sys.exit(code)
+
+
+async def _live(main: Callable[[Lifetime[S]], Awaitable[None]], service: str, settings: S, telemetry: Telemetry) -> int:
+    lifetime = Lifetime(settings, telemetry)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _signalled, lifetime, number)
+    log.info("process.starting", pid=os.getpid())
+    body = asyncio.create_task(_serve(main, lifetime), name=f"{service}-main")
+    stopping = asyncio.create_task(lifetime.stopping.wait(), name="stopping")
+    try:
+        await asyncio.wait({body, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not body.done():
+            if not lifetime.serving:
+                body.cancel()
+            await _leave(body, settings.grace_seconds)
+    finally:
+        stopping.cancel()
+    return _exit_code(body, lifetime)
+
+
+async def _serve(main: Callable[[Lifetime[S]], Awaitable[None]], lifetime: Lifetime[S]) -> None:
+    async with lifetime.stack, lifetime.tasks:
+        await main(lifetime)
+
+
+async def _leave(body: asyncio.Task[None], grace: float) -> None:
+    """Waits for `main` to drain; then cancels it; then ends the process hard."""
+    done, _ = await asyncio.wait({body}, timeout=grace + LEAVING_SECONDS)
+    if done:
+        return
+    log.error("process.grace_exceeded", grace_seconds=grace)
+    body.cancel()
+    done, _ = await asyncio.wait({body}, timeout=LEAVING_SECONDS)
+    if not done:
+        log.critical("process.stuck")
+        # Nothing left to ask politely: a hung close would otherwise outlive its own supervisor's patience.
+        os._exit(EX_SOFTWARE)
+
+
+def _exit_code(body: asyncio.Task[None], lifetime: Lifetime[S]) -> int:
+    if body.cancelled():
+        asked = lifetime.stopping.is_set() and not lifetime.serving
+    elif (error := body.exception()) is not None:
+        log.critical("process.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        return EX_SOFTWARE
+    else:
+        asked = lifetime.stopping.is_set()
+        if not asked:
+            log.critical("process.failed", error="main returned before it was asked to stop")
+    if lifetime.failed or not asked:
+        return EX_SOFTWARE
+    log.info("process.stopped")
+    return 0
+
+
+def _signalled(lifetime: Lifetime[S], number: signal.Signals) -> None:
+    if lifetime.stopping.is_set():
+        log.warning("process.killed", signal=number.name)
+        os._exit(EX_SOFTWARE)
+    log.info("process.stopping", signal=number.name)
+    lifetime.stopping.set()
