@@ -1,4 +1,4 @@
-"""Compares the contracts with those of the main branch, so that no released name or number changes its meaning.
+"""Compares the contracts with those released before, so that no name or number in use changes its meaning.
 
 Works without a network: the other side is read from this repository's own history.
 """
@@ -8,22 +8,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CANDIDATES = ("origin/main", "main")
+
+
+def resolve(*arguments: str) -> str | None:
+    """What git prints for `arguments`, or None when it has no answer."""
+    found = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 and found.stdout.strip() else None
 
 
 def base_commit() -> str | None:
-    """The newest commit of main that is not the one checked out; None in a repository too young to have one."""
-    for branch in CANDIDATES:
-        found = subprocess.run(
-            ["git", "rev-parse", "--verify", "--quiet", branch], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-        if found.returncode == 0 and found.stdout != head.stdout:
-            return found.stdout.strip()
-    parent = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", "HEAD~1"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return parent.stdout.strip() or None
+    """What to compare with: the newest release, else main where it is elsewhere, else the commit before this one."""
+    head = resolve("rev-parse", "HEAD")
+    if release := resolve("describe", "--tags", "--match", "v*", "--abbrev=0"):
+        return release
+    for branch in ("origin/main", "main"):
+        commit = resolve("rev-parse", "--verify", "--quiet", branch)
+        if commit and commit != head:
+            return commit
+    return resolve("rev-parse", "--verify", "--quiet", "HEAD~1")
 
 
 def main() -> int:
