@@ -1,0 +1,60 @@
+"""The baseline: a cold `runsc run` of the same program, as one would type it by hand.
+
+Default flags, a directory as the root, the specification that `runsc spec` writes, the same runsc and the same files as
+Crucible's own image.
+"""
+
+import json
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def directory_root(image: Path) -> Iterator[Path]:
+    """The files of an EROFS image as a folder, gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="crucible-bench-") as folder:
+        root = Path(folder) / "rootfs"
+        subprocess.run(["fsck.erofs", f"--extract={root}", str(image)], check=True, capture_output=True)
+        yield root
+
+
+class BareRunsc:
+    """Runs one command in a cold sandbox, again and again."""
+
+    def __init__(self, root: Path, command: Sequence[str]) -> None:
+        self._bundle = root.parent
+        subprocess.run(["runsc", "spec"], cwd=self._bundle, check=True)
+        path = self._bundle / "config.json"
+        spec = json.loads(path.read_text())
+        spec["process"]["args"] = list(command)
+        spec["process"]["terminal"] = False
+        spec["root"]["path"] = str(root)
+        path.write_text(json.dumps(spec))
+
+    def run(self, expected: bytes) -> float:
+        """Seconds from typing to the prompt's return. Raises when the program did not print `expected`."""
+        name = secrets.token_hex(16)
+        began = time.perf_counter()
+        done = subprocess.run(
+            ["runsc", "run", "--bundle", str(self._bundle), name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        took = time.perf_counter() - began
+        if done.returncode != 0 or done.stdout != expected:
+            raise RuntimeError(f"the bare run failed with {done.returncode}: {done.stderr.decode(errors='replace')[:500]}")
+        return took
+
+
+def require_tools() -> None:
+    """Raises when a tool of the baseline is missing."""
+    for tool in ("runsc", "fsck.erofs"):
+        if shutil.which(tool) is None:
+            raise RuntimeError(f"{tool} is missing; run `make host`")
