@@ -99,19 +99,19 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         self._watching: set[asyncio.Timeout] = set()
         self._draining = False
 
-    async def intercept_service(
+    async def intercept_service(  # noqa: D102  grpc's own
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         path: str = handler_call_details.method
-        wrapped = self._wrapped.get(path)
+        wrapped: Any = self._wrapped.get(path)
         if wrapped is None:
             handler = await continuation(handler_call_details)
             descriptor = self._methods.get(path)
             if handler is None or descriptor is None:
                 return handler
-            wrapped = self._wrapped[path] = self._wrap(descriptor, handler)
+            self._wrapped[path] = wrapped = cast("Any", self._wrap(descriptor, handler))
         return wrapped
 
     def end_watches(self) -> None:

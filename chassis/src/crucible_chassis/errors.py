@@ -1,6 +1,6 @@
 """Failures: every one is a gRPC code plus an `ErrorInfo` reason.
 
-Use cases raise `ServiceError`; the server translates it to `google.rpc.Status`; a caller gets it back by `from_rpc_error`.
+Use cases raise `ServiceError`; the server translates it to `google.rpc.Status`; `from_rpc_error` gives it to a caller.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import grpc
 import grpc.aio
 from google.protobuf import message as protobuf_message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import (  # pyright: ignore[reportMissingTypeStubs]  typed by its .pyi files, which no py.typed announces
+    error_details_pb2,
+    status_pb2,
+)
 
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata that carries the `google.rpc.Status`."""

@@ -1,11 +1,12 @@
-"""The connection to NATS: kept for ever, its troubles logged as events, trace context in the headers. Needs `[nats]`."""
+"""The connection to NATS: kept for ever, its troubles logged as events, trace context in its headers. Extra: `nats`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from typing import Any
 
 import nats
 import nats.aio.client
@@ -38,7 +39,7 @@ class Messaging:
 
     def __init__(self, nc: nats.aio.client.Client) -> None:
         self.nc = nc
-        self.js: nats.js.JetStreamContext = nc.jetstream()
+        self.js: nats.js.JetStreamContext = nc.jetstream()  # pyright: ignore[reportUnknownMemberType]  its options are untyped
 
     @property
     def is_connected(self) -> bool:
@@ -75,7 +76,7 @@ class Messaging:
 
 
 @contextlib.asynccontextmanager
-async def connect_messaging(url: str, *, name: str) -> AsyncIterator[Messaging]:
+async def connect_messaging(url: str, *, name: str) -> AsyncGenerator[Messaging]:
     """A connection to one of the servers in `url` (a comma list), under this client name.
 
     Waits for the first connection as long as it takes, saying so in the log; reconnects for ever; on exit drains for at
@@ -115,9 +116,8 @@ async def _leave(nc: nats.aio.client.Client) -> None:
         await _bounded("nats-close", nc.close(), 1)
 
 
-async def _bounded(name: str, leaving: object, seconds: float) -> None:
-    task = asyncio.ensure_future(leaving)  # pyright: ignore
-    task.set_name(name)
+async def _bounded(name: str, leaving: Coroutine[Any, Any, None], seconds: float) -> None:
+    task = asyncio.create_task(leaving, name=name)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
         task.cancel()
@@ -127,7 +127,7 @@ async def _bounded(name: str, leaving: object, seconds: float) -> None:
 
 
 class _Reporter:
-    """Turns nats-py's callbacks into log events; an unreachable server is a steady state and is not logged each time."""
+    """Turns nats-py's callbacks into log events. An unreachable server is a state, not logged at each attempt."""
 
     def __init__(self, servers: list[str]) -> None:
         self._servers = servers

@@ -61,7 +61,7 @@ def run(main: Callable[[Lifetime[S]], Awaitable[None]], *, service: str, setting
     """Runs `main` as this process and exits.
 
     Exit code 0 after a stop by SIGTERM or SIGINT, 70 when `main` raised, returned unasked, a side task died, or leaving
-    took longer than the grace (`settings.grace_seconds`) and `LEAVING_SECONDS`. A second signal ends the process at once.
+    took longer than the grace (`settings.grace_seconds`) and `LEAVING_SECONDS`. A second signal ends it at once.
     """
     configure_logging(service, settings.log_level)
     telemetry = start_telemetry(service, instance=f"{os.uname().nodename}:{os.getpid()}")

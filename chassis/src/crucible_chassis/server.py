@@ -10,9 +10,10 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from crucible_chassis import health
 from crucible_chassis.calls import DEFAULT_UNARY_SECONDS, CallPipeline
 from crucible_chassis.logs import get_logger
 from crucible_chassis.telemetry import Telemetry
@@ -76,15 +77,14 @@ class GrpcServer:
         self._max_concurrent_calls = max_concurrent_calls
         self._default_unary_seconds = default_unary_seconds
         self._services = [registration.descriptor.full_name for registration in registrations]
-        self._health = health.aio.HealthServicer()
+        self._health = health.HealthServicer(self._services)
         self._server: grpc.aio.Server | None = None
         self._pipeline: CallPipeline | None = None
-        self._ready = False
 
     @property
     def ready(self) -> bool:
         """Whether the server says SERVING: what a readiness probe asks."""
-        return self._ready
+        return self._health.serving
 
     async def __aenter__(self) -> Self:
         methods = self._methods()
@@ -103,7 +103,7 @@ class GrpcServer:
         )
         for registration in self._registrations:
             registration.add(registration.servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)  # pyright: ignore[reportUnknownMemberType]  generated without types
         reflection.enable_server_reflection([*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         host = self.address.rpartition(":")[0]
         try:
@@ -111,7 +111,6 @@ class GrpcServer:
         except RuntimeError as exc:
             msg = f"cannot listen on {self.address}: the address is in use or not of this machine"
             raise RefusedToStartError(msg) from exc
-        await self.set_ready(False)
         await server.start()
         self._server = server
         self.address = f"{host}:{port}"
@@ -125,19 +124,14 @@ class GrpcServer:
 
     async def set_ready(self, ready: bool) -> None:
         """Sets the health of every service and of the whole server. Without effect once draining."""
-        serving = health_pb2.HealthCheckResponse.SERVING
-        status = serving if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (health.OVERALL_HEALTH, *self._services):
-            await self._health.set(name, status)
-        self._ready = ready
+        self._health.set_serving(ready)
 
     async def drain(self) -> None:
         """NOT_SERVING, no new calls, watches ended, then at most the grace for the calls there are. Idempotent."""
         server, self._server = self._server, None
         if server is None:
             return
-        self._ready = False
-        await self._health.enter_graceful_shutdown()
+        self._health.close()
         if self._pipeline is not None:
             self._pipeline.end_watches()
         log.info("grpc.draining", address=self.address)

@@ -1,4 +1,4 @@
-"""Requests against the rules of the contract (protovalidate): compiled at start-up, checked before a servicer sees them."""
+"""Requests against the rules of the contract (protovalidate), which are compiled at start-up."""
 
 from __future__ import annotations
 
