@@ -49,7 +49,9 @@ class BareRunsc:
         )
         took = time.perf_counter() - began
         if done.returncode != 0 or done.stdout != expected:
-            raise RuntimeError(f"the bare run failed with {done.returncode}: {done.stderr.decode(errors='replace')[:500]}")
+            raise RuntimeError(
+                f"the bare run failed with {done.returncode}: {done.stderr.decode(errors='replace')[:500]}"
+            )
         return took
 
 
