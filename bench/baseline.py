@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def directory_root(image: Path) -> Iterator[Path]:
+def directory_root(image: Path) -> Generator[Path]:
     """The files of an EROFS image as a folder, gone at the end."""
     with tempfile.TemporaryDirectory(prefix="crucible-bench-") as folder:
         root = Path(folder) / "rootfs"

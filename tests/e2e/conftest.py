@@ -1,8 +1,9 @@
-"""One whole stack for the folder's tests: started by the command that users type, on free ports and a data folder of its own."""
+"""One whole stack for the folder's tests: started as users start it, on free ports and with its own data."""
 
 from collections.abc import Iterator
 
 import pytest
+
 from crucible_testkit import OtlpReceiver
 from crucible_testkit.stack import Stack
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from crucible_testkit.stack import Stack
 
 PYTHON: dict[str, Any] = {"runtime": "python", "source": "print(1)"}

@@ -18,8 +18,7 @@ def test_lines_arrive_one_by_one_and_a_reconnect_misses_nothing(stack: Stack) ->
         if len(arrivals) == 3:
             break  # the connection is cut here
     assert arrivals[2] - arrivals[0] > 0.5, "lines come as they are printed, not all at once"
-    for event in stack.watch(created["id"], last_event_id=seen[-1][0]):
-        seen.append(event)
+    seen.extend(stack.watch(created["id"], last_event_id=seen[-1][0]))
     assert [number for number, _, _ in seen] == list(range(1, len(seen) + 1))
     assert [kind for _, kind, _ in seen][:3] == ["queued", "dispatched", "started"]
     assert seen[-1][1] == "finished"

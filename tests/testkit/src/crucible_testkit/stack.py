@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+
 from crucible_local.layout import Layout
 from crucible_local.state import ProcessState, StackState
-
 from crucible_testkit.scratch import scratch_folder
 
 IMAGES = Path("/var/lib/crucible/images")
