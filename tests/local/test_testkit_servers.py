@@ -12,11 +12,12 @@ from pathlib import Path
 
 import nats
 import psycopg
-from crucible_testkit import NatsServer, OtlpReceiver, PostgresServer
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+from crucible_testkit import NatsServer, OtlpReceiver, PostgresServer
 
 
 def test_a_fresh_database_is_empty_and_gone_after_its_test(postgres_server: PostgresServer) -> None:

@@ -90,9 +90,9 @@ def _account(name: str) -> Account:
     return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid)
 
 
-def give(path: Path, account: Account | None, *, mode: int) -> None:
-    """Makes the folder with that mode, owned by the account (group: our own, which may then enter by `mode`)."""
+def give(path: Path, account: Account | None, *, mode: int, gid: int | None = None) -> None:
+    """Makes the folder with that mode, the account's (as root) and the group's: the account's own unless another."""
     path.mkdir(parents=True, exist_ok=True)
     if account is not None and os.geteuid() == 0:
-        os.chown(path, account.uid, os.getegid())
+        os.chown(path, account.uid, account.gid if gid is None else gid)
     path.chmod(mode)

@@ -6,7 +6,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from crucible_local.confinement import confined
+from crucible_local.confinement import Account, confined
 
 
 class NatsError(RuntimeError):
@@ -34,11 +34,11 @@ class Broker:
         """Its address for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
-    def command(self, *, death_signal: str = "KILL") -> list[str]:
+    def command(self, *, account: Account | None = None) -> list[str]:
         """The server's command line; it lives no longer than its parent."""
         self.store.mkdir(parents=True, exist_ok=True)
         command = [str(nats_program()), "--addr", "127.0.0.1", "--port", str(self.port)]
-        return confined([*command, "--jetstream", "--store_dir", str(self.store)], death_signal=death_signal)
+        return confined([*command, "--jetstream", "--store_dir", str(self.store)], account=account)
 
     def accepts_connections(self) -> bool:
         """Whether it greets a client; it does so only once its streams are recovered."""

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
+from signal import SIGINT, Signals
 from tempfile import mkdtemp
+from typing import ClassVar
 from urllib.parse import quote
 
 from crucible_local.confinement import Account, confined, ensure_account, give
@@ -98,13 +100,17 @@ def install_programs(destination: Path) -> Programs:
 class Cluster:
     """One data directory and the server that runs on it, reached by a unix socket alone.
 
-    Who may enter `sockets` may use the database: it is the server's own, open to our group alone.
+    Who may enter `sockets` may use the database: it is the server's own, open to one group alone.
     """
 
     programs: Programs
     data: Path
     sockets: Path
     account: Account | None
+    clients_gid: int
+    """The group whose members may connect."""
+    stop_signal: ClassVar[Signals] = SIGINT
+    """Cuts connections, writes all to disk, ends."""
 
     @property
     def socket(self) -> Path:
@@ -119,7 +125,7 @@ class Cluster:
         """Makes the folders, and a data directory unless there is one: then True. Raises PostgresError."""
         if len(str(self.socket)) > MAX_SOCKET_PATH:
             raise PostgresError(f"the socket path {self.socket} is longer than {MAX_SOCKET_PATH} characters")
-        give(self.sockets, self.account, mode=0o750)
+        give(self.sockets, self.account, mode=0o750, gid=self.clients_gid)
         give(self.data, self.account, mode=0o700)
         if (self.data / "PG_VERSION").exists():
             return False

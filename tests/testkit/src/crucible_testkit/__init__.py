@@ -1,7 +1,6 @@
 """Real servers for tests: PostgreSQL, NATS, an OTLP receiver, and Crucible's services as processes."""
 
 from crucible_local.ports import free_port
-
 from crucible_testkit.child import Child, ChildError
 from crucible_testkit.nats import NatsServer
 from crucible_testkit.otlp import OtlpReceiver, ReceivedSpan

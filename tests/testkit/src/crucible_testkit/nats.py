@@ -5,7 +5,6 @@ from typing import Self
 
 from crucible_local.nats import Broker
 from crucible_local.ports import free_port
-
 from crucible_testkit.child import Child
 from crucible_testkit.scratch import scratch_folder
 

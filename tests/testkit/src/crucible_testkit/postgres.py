@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import LiteralString, Self
 
 import psycopg
-from crucible_local.postgres import Cluster, install_programs, postgres_account
 from psycopg import conninfo, sql
 
+from crucible_local.postgres import Cluster, install_programs, postgres_account
 from crucible_testkit.child import Child
 from crucible_testkit.scratch import scratch_folder
 
@@ -35,7 +35,9 @@ class PostgresServer:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = stack.enter_context(scratch_folder())
-            self._cluster = Cluster(install_programs(PROGRAMS), folder / "data", folder / "sockets", postgres_account())
+            self._cluster = Cluster(
+                install_programs(PROGRAMS), folder / "data", folder / "sockets", postgres_account(), os.getegid()
+            )
             self._cluster.initialise(durable=False)
             command = self._cluster.command(durable=False, death_signal="KILL")
             self._child = Child(command, log=folder / "postgres.log", env=self._cluster.environment)
@@ -54,7 +56,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         """A fast, clean stop: connections are cut."""
-        self._child.stop(signal.SIGINT)
+        self._child.stop(Cluster.stop_signal)
 
     def kill(self) -> None:
         """SIGKILL: sessions are cut, the data stay."""

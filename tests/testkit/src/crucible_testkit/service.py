@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from crucible_local.confinement import Privileges, confined
-
 from crucible_testkit.child import START_TIMEOUT, STOP_TIMEOUT, Child, ChildError
 
 POLL_SECONDS = 0.05

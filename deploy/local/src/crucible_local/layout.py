@@ -1,0 +1,131 @@
+"""Where a stack keeps what: data that outlive it, and what is known of it while it runs."""
+
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_DATA = Path("/var/lib/crucible")
+RUNTIME_ROOT = Path("/run/crucible")
+MARKER = ".crucible-stack"
+
+
+class LayoutError(RuntimeError):
+    """The data folder cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All paths of one stack, which its data folder names: two stacks are two data folders."""
+
+    data: Path
+
+    @property
+    def lock(self) -> Path:
+        """Locked for as long as the stack has a supervisor. Its being there marks the folder as ours."""
+        return self.data / MARKER
+
+    @property
+    def logs(self) -> Path:
+        """One file per process."""
+        return self.data / "logs"
+
+    @property
+    def images(self) -> Path:
+        """Root images of runtimes."""
+        return self.data / "images"
+
+    @property
+    def objects(self) -> Path:
+        """Outputs and inputs of programs, in files."""
+        return self.data / "objects"
+
+    @property
+    def streams(self) -> Path:
+        """JetStream's files."""
+        return self.data / "streams"
+
+    @property
+    def database(self) -> Path:
+        """PostgreSQL's data directory."""
+        return self.data / "database"
+
+    @property
+    def programs(self) -> Path:
+        """Copies of PostgreSQL's programs."""
+        return self.data / "postgres"
+
+    @property
+    def identity(self) -> str:
+        """A short name, the same for the same data folder."""
+        return hashlib.sha256(str(self.data).encode()).hexdigest()[:8]
+
+    @property
+    def runtime(self) -> Path:
+        """What a reboot may forget. Short: unix socket paths hold 107 bytes."""
+        return RUNTIME_ROOT / self.identity
+
+    @property
+    def state(self) -> Path:
+        """What is known of the stack's processes."""
+        return self.runtime / "state.json"
+
+    @property
+    def sockets(self) -> Path:
+        """Where PostgreSQL's socket is."""
+        return self.runtime / "postgres"
+
+    def claim(self) -> None:
+        """Makes the data folder and the runtime folder. Raises LayoutError for a folder that holds anything else."""
+        if self.data.is_dir() and not self.lock.exists() and any(self.data.iterdir()):
+            known = {"images"}  # images may be built before the first start
+            if strangers := sorted(entry.name for entry in self.data.iterdir() if entry.name not in known):
+                raise LayoutError(
+                    f"{self.data} holds other things ({', '.join(strangers[:3])}); name another with --data"
+                )
+        for folder in (self.data, self.logs, RUNTIME_ROOT, self.runtime):
+            make_public(folder)
+        self.lock.touch(mode=0o600)
+        closed = [str(parent) for parent in self.data.parents if not parent.stat().st_mode & 0o001]
+        if os.geteuid() == 0 and closed:
+            raise LayoutError(
+                f"{self.data} cannot hold a database: PostgreSQL runs as a user of its own, to whom {closed[-1]} is"
+                " closed; name another folder with --data"
+            )
+
+
+def make_public(folder: Path) -> None:
+    """Makes the folder; others may enter and list it, whatever the umask."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+
+
+def take_lock(path: Path) -> int | None:
+    """The descriptor that holds the lock, for this process and for any that inherits it; None when another holds it.
+
+    Raises FileNotFoundError when the stack was never started.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_held(path: Path) -> bool:
+    """Whether a supervisor holds the lock."""
+    try:
+        descriptor = take_lock(path)
+    except FileNotFoundError:
+        return False
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
