@@ -1,0 +1,165 @@
+"""How one service is called: deadlines, safe repetition, the trace, errors that are ours.
+
+Every call states a deadline and is cancelled when it is left: grpc.aio neither collects nor cancels an abandoned one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from crucible_client.errors import ConfigurationError, CrucibleError, DeadlineError, UnavailableError
+from crucible_client.status import from_rpc_error
+from crucible_client.trace import trace_id_of
+from crucible_contracts.limits import MESSAGE_BYTES
+
+CALL_SECONDS = 30.0
+"""Deadline of a call that waits for nothing, with all its repetitions."""
+
+FIRST_CONTACT_SECONDS = 2.0
+"""How long a server is tried that has never answered: more likely its address is wrong than that it is away."""
+
+FIRST_BACKOFF_SECONDS = 0.1
+MAXIMUM_BACKOFF_SECONDS = 3.0
+KEEPALIVE_SECONDS = 10
+KEEPALIVE_TIMEOUT_SECONDS = 5
+
+_LOOPBACK = re.compile(r"^(ipv4:|ipv6:|dns:///)?(127\.|localhost\b|\[?::1\b)")
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+class Connection:
+    """The channel to one service; connects at the first call. Close it."""
+
+    def __init__(self, name: str, target: str, *, patience: float, traceparent: Callable[[], str]) -> None:
+        self.name = name
+        self.target = target
+        self.patience = patience
+        self.reached = False
+        self._traceparent = traceparent
+        self.channel = grpc.aio.insecure_channel(target, options=_channel_options(target))
+
+    async def close(self) -> None:
+        """Ends what is still under way."""
+        await self.channel.close()
+
+    async def unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout: float = CALL_SECONDS,
+        repeatable: bool = True,
+    ) -> ResponseT:
+        """Calls until there is an answer, a lasting error, or no patience or time left. Raises CrucibleError."""
+        traceparent = self._traceparent()
+        deadline = asyncio.get_running_loop().time() + timeout
+        backoff = Backoff(self, deadline=deadline)
+        while True:
+            remaining = max(deadline - asyncio.get_running_loop().time(), 0.001)
+            call = method(request, timeout=remaining, metadata=(("traceparent", traceparent),))
+            try:
+                response = await call
+            except grpc.aio.AioRpcError as exc:
+                error = self._translate(exc, traceparent)
+                if not (repeatable and error.transient):
+                    raise error from exc
+                await backoff.pause(error)
+            else:
+                self.reached = True
+                return response
+            finally:
+                call.cancel()
+
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT], request: RequestT, *, timeout: float
+    ) -> AsyncGenerator[ResponseT, None]:
+        """The messages of one streaming call; close it (`aclosing`). Repeats nothing. Raises CrucibleError."""
+        traceparent = self._traceparent()
+        call = method(request, timeout=timeout, metadata=(("traceparent", traceparent),))
+        try:
+            async for message in call:
+                self.reached = True
+                yield message
+            self.reached = True
+        except grpc.aio.AioRpcError as exc:
+            raise self._translate(exc, traceparent) from exc
+        finally:
+            call.cancel()
+
+    def _translate(self, exc: grpc.aio.AioRpcError, traceparent: str) -> CrucibleError:
+        error = from_rpc_error(exc, trace_id=trace_id_of(traceparent))
+        if not isinstance(error, UnavailableError) or error.reason:
+            self.reached = True
+        if isinstance(error, UnavailableError) and not error.reason:
+            # The text of the transport is about sockets; who is away and where is what helps.
+            error.reached = self.reached
+            verb = "lost" if self.reached else "cannot reach"
+            error.message = f"{verb} the {self.name} at {self.target}"
+        if isinstance(error, DeadlineError) and not error.reason:
+            error.message = f"the {self.name} at {self.target} did not answer in time"
+        return error
+
+
+class Backoff:
+    """The pauses between repetitions: they double, with jitter, until patience or the deadline is over."""
+
+    def __init__(self, connection: Connection, *, deadline: float | None = None) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._failing_since: float | None = None
+        self._pause = FIRST_BACKOFF_SECONDS
+
+    def reset(self) -> None:
+        """There was progress: patience begins anew."""
+        self._failing_since = None
+        self._pause = FIRST_BACKOFF_SECONDS
+
+    async def pause(self, error: CrucibleError) -> None:
+        """Waits for the next repetition; raises `error` when there is none."""
+        now = asyncio.get_running_loop().time()
+        if self._failing_since is None:
+            self._failing_since = now
+        patience = self._connection.patience
+        if not self._connection.reached:
+            patience = min(patience, FIRST_CONTACT_SECONDS)
+        wait = max(self._pause * random.uniform(0.5, 1.0), error.retry_after or 0)  # noqa: S311  jitter, no secret
+        end = self._failing_since + patience
+        if self._deadline is not None:
+            end = min(end, self._deadline)
+        if now + wait >= end:
+            raise error
+        self._pause = min(self._pause * 2, MAXIMUM_BACKOFF_SECONDS)
+        await asyncio.sleep(wait)
+
+
+def _channel_options(target: str) -> list[tuple[str, str | int]]:
+    if not target or any(character.isspace() for character in target):
+        raise ConfigurationError(f"{target!r} is no address such as 127.0.0.1:8081")
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_send_message_length", MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MESSAGE_BYTES),
+        ("grpc.max_metadata_size", 32 * 1024),  # a status with all its field violations is larger than the default
+        ("grpc.absolute_max_metadata_size", 64 * 1024),
+        ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+        ("grpc.service_config_disable_resolution", 1),
+    ]
+    if _LOOPBACK.match(target):
+        options.append(("grpc.enable_http_proxy", 0))  # the shell's http_proxy has no part in this machine's own ports
+    return options

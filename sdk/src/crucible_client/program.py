@@ -1,0 +1,142 @@
+"""What a caller gives: a program, what it gets, and what it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import TypeAlias, TypedDict, Unpack
+
+from google.protobuf.duration_pb2 import Duration
+
+from crucible.v1 import evaluation_pb2
+
+
+class Priority(StrEnum):
+    """What runs first among those that wait."""
+
+    LOW = "LOW"
+    NORMAL = "NORMAL"
+    HIGH = "HIGH"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a program may use. None: the runtime's default. A runtime may lower the maxima."""
+
+    wall_time: float | timedelta | None = None
+    """Real time in seconds, 0.1 to 3600. Default 10."""
+    cpu_time: float | timedelta | None = None
+    """CPU time of the whole sandbox in seconds, 0.1 to 3600. Default 10."""
+    memory_bytes: int | None = None
+    """Memory in bytes, 16 MiB to 4 GiB. Default 256 MiB."""
+    disk_bytes: int | None = None
+    """Files it may write, in bytes, 1 MiB to 1 GiB. Default 64 MiB."""
+    output_bytes: int | None = None
+    """Output of each stream in bytes, 1 B to 64 MiB; a program that writes more is stopped. Default 1 MiB."""
+    processes: int | None = None
+    """Processes and threads at one time, 1 to 512. Default 64."""
+    open_files: int | None = None
+    """Open files of one process, 16 to 1024. Default 256."""
+
+    def to_proto(self) -> evaluation_pb2.Limits:
+        """The message of the contract."""
+        return evaluation_pb2.Limits(
+            wall_time=None if self.wall_time is None else to_duration(self.wall_time),
+            cpu_time=None if self.cpu_time is None else to_duration(self.cpu_time),
+            memory_bytes=self.memory_bytes,
+            disk_bytes=self.disk_bytes,
+            output_bytes=self.output_bytes,
+            processes=self.processes,
+            open_files=self.open_files,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to run: either `source`, or `files`."""
+
+    source: str | None = None
+    """The program as one file, named by the runtime (`main.py`). Up to 256 KiB."""
+    _: KW_ONLY
+    runtime: str
+    """Its runtime, as `Client.runtimes` names it: `python`, `bash`."""
+    files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])
+    """The program as files: relative path to content. Up to 100 of 1 MiB."""
+    entrypoint: str | None = None
+    """Which of `files` is run. Default: the name that the runtime gives a single source."""
+    args: Sequence[str] = ()
+    """Arguments after the program's name. Up to 256, 64 KiB in all."""
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Environment variables beside those of the runtime. Up to 128, 64 KiB in all."""
+    stdin: str | bytes | None = None
+    """Standard input. Up to 1 MiB. Default: empty."""
+    limits: Limits = field(default_factory=Limits)
+    """What it may use."""
+    priority: Priority | None = None
+    """What runs first. Default NORMAL."""
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Labels for filters. Up to 32."""
+    display_name: str | None = None
+    """A name for people. Up to 255 characters."""
+
+    def to_proto(self) -> evaluation_pb2.Evaluation:
+        """The message of the contract. Its rules are the platform's to check."""
+        priority = self.priority.value if self.priority else "PRIORITY_UNSPECIFIED"
+        return evaluation_pb2.Evaluation(
+            runtime=self.runtime,
+            source=self.source,
+            files=[
+                evaluation_pb2.File(path=path, text=content)
+                if isinstance(content, str)
+                else evaluation_pb2.File(path=path, data=content)
+                for path, content in self.files.items()
+            ],
+            entrypoint=self.entrypoint,
+            args=self.args,
+            env=self.env,
+            stdin=self.stdin if isinstance(self.stdin, str) else None,
+            stdin_bytes=self.stdin if isinstance(self.stdin, bytes) else None,
+            limits=self.limits.to_proto(),
+            priority=evaluation_pb2.Evaluation.Priority.Value(priority),
+            labels=self.labels,
+            display_name=self.display_name,
+        )
+
+
+class ProgramOptions(TypedDict, total=False):
+    """The fields of `Program` as keyword arguments; they mean the same."""
+
+    runtime: str
+    files: Mapping[str, str | bytes]
+    entrypoint: str | None
+    args: Sequence[str]
+    env: Mapping[str, str]
+    stdin: str | bytes | None
+    limits: Limits
+    priority: Priority | None
+    labels: Mapping[str, str]
+    display_name: str | None
+
+
+Submittable: TypeAlias = "str | Program | evaluation_pb2.Evaluation | None"
+"""What can be submitted: a source (or None beside `files`) with options, a Program, or a message of the contract."""
+
+
+def to_evaluation(program: Submittable, **options: Unpack[ProgramOptions]) -> evaluation_pb2.Evaluation:
+    """The message to submit. Raises TypeError for options beside a whole program, or a missing runtime."""
+    if isinstance(program, str) or program is None:
+        if "runtime" not in options:
+            raise TypeError("say which runtime the program is for: runtime='python'")
+        return Program(program, **options).to_proto()
+    if options:
+        raise TypeError(f"{', '.join(options)}: set these in the {type(program).__name__} itself")
+    return program.to_proto() if isinstance(program, Program) else program
+
+
+def to_duration(seconds: float | timedelta) -> Duration:
+    """Seconds as a protobuf duration."""
+    duration = Duration()
+    duration.FromTimedelta(seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds))
+    return duration
