@@ -1,0 +1,114 @@
+"""Submitting evaluations: admission, ids, one durable write, and the wait of those who asked for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import uuid_utils
+from grpc import StatusCode
+
+from crucible.internal.v1 import ledger_service_pb2
+from crucible.v1 import evaluation_pb2, evaluation_service_pb2
+from crucible_chassis.errors import FieldViolation, ServiceError
+from crucible_contracts import DEFAULT_TENANT
+from crucible_contracts.limits import MAX_ATTEMPTS
+from crucible_scheduler.domain import admission
+from crucible_scheduler.runtimes import RuntimeCatalogue
+
+FINAL = frozenset(
+    {evaluation_pb2.Evaluation.COMPLETED, evaluation_pb2.Evaluation.FAILED, evaluation_pb2.Evaluation.CANCELLED}
+)
+
+
+class Evaluations(Protocol):
+    """Where evaluations are kept."""
+
+    async def create(
+        self, evaluations: Sequence[ledger_service_pb2.NewEvaluation]
+    ) -> Sequence[evaluation_pb2.Evaluation]:
+        """Stores them, all or none. Raises ServiceError."""
+        ...
+
+    async def wait(self, evaluation_id: str, seconds: float) -> evaluation_pb2.Evaluation:
+        """The evaluation once it is final, or as it is after `seconds`. Raises ServiceError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One evaluation as a caller sends it."""
+
+    request: evaluation_service_pb2.CreateEvaluationRequest
+    path: str
+    """Where the evaluation stands in the call, for error messages: `requests[3].evaluation`."""
+
+
+class Submitter:
+    """Accepts evaluations into one pool; `accepted` is called after each durable write."""
+
+    def __init__(
+        self, evaluations: Evaluations, runtimes: RuntimeCatalogue, *, pool: str, accepted: Callable[[], None]
+    ) -> None:
+        self._evaluations = evaluations
+        self._runtimes = runtimes
+        self._pool = pool
+        self._accepted = accepted
+
+    async def submit(
+        self, submissions: Sequence[Submission], *, traceparent: str
+    ) -> Sequence[evaluation_pb2.Evaluation]:
+        """Stores all or none and gives them in order, an already known request id in its present state.
+
+        `traceparent` is the W3C context of the call. Raises ServiceError: UNKNOWN_RUNTIME, LIMIT_TOO_LARGE,
+        INVALID_FIELD, REQUEST_ID_REUSED, DEPENDENCY_UNAVAILABLE.
+        """
+        runtimes = await self._runtimes.naming({submission.request.evaluation.runtime for submission in submissions})
+        new: list[ledger_service_pb2.NewEvaluation] = []
+        for submission in submissions:
+            try:
+                runtime = admission.find_runtime(submission.request.evaluation.runtime, runtimes)
+                admitted = admission.admit(submission.request.evaluation, runtime)
+            except admission.RefusedError as exc:
+                raise _refusal(exc, submission.path) from exc
+            new.append(self._new(admitted, submission.request.request_id, traceparent))
+        stored = await self._evaluations.create(new)
+        self._accepted()
+        return stored
+
+    async def run(self, submission: Submission, *, seconds: float, traceparent: str) -> evaluation_pb2.Evaluation:
+        """Stores it and waits for its end, at most `seconds`; then gives its present state. Raises as `submit`."""
+        deadline = time.monotonic() + seconds
+        (evaluation,) = await self.submit([submission], traceparent=traceparent)
+        left = deadline - time.monotonic()
+        if evaluation.status in FINAL or left <= 0:
+            return evaluation
+        return await self._evaluations.wait(evaluation.id, left)
+
+    def _new(self, admitted: admission.Admitted, request_id: str, traceparent: str) -> ledger_service_pb2.NewEvaluation:
+        evaluation = admitted.evaluation
+        evaluation.id = str(uuid_utils.uuid7())
+        evaluation.tenant = DEFAULT_TENANT
+        evaluation.trace_id = traceparent.split("-")[1]
+        return ledger_service_pb2.NewEvaluation(
+            evaluation=evaluation,
+            request_id=request_id,
+            request_hash=admitted.request_hash,
+            program=admitted.program,
+            pool=self._pool,
+            traceparent=traceparent,
+            max_attempts=MAX_ATTEMPTS,
+        )
+
+
+def _refusal(refused: admission.RefusedError, path: str) -> ServiceError:
+    at = f"{path}.{refused.path}"
+    return ServiceError(
+        StatusCode.INVALID_ARGUMENT,
+        refused.reason,
+        f"{at}: {refused.message}",
+        metadata=refused.metadata,
+        violations=[FieldViolation(at, refused.message)],
+    )
