@@ -1,22 +1,22 @@
 """The port between the executor and a sandbox: what goes in, what comes out, and what may be raised.
 
-Owns the plain data of a run and two small protocols. Knows no NATS, no protobuf, no gVisor. A run is four steps, so that a
-pool of ready sandboxes can stand between the first and the second:
+Owns the plain data of a run and two small protocols. Knows no NATS, no protobuf, no gVisor. A run is four steps, so
+that a pool of ready sandboxes can stand between the first and the second:
 
-    sandbox = await driver.boot("python", disk_bytes=limits.disk_bytes)   # the sandbox waits, nothing of a caller's is in it
+    sandbox = await driver.boot("python", disk_bytes=limits.disk_bytes)  # it waits, and holds nothing of a caller's
     try:
-        await sandbox.deliver(program, limits, sink)                       # the program starts: wall time runs from here
-        verdict = await sandbox.observe()                                  # the host's judgement, pipes drained
+        await sandbox.deliver(program, limits, sink)  # the program starts: wall time runs from here
+        verdict = await sandbox.observe()  # the host's judgement, pipes drained
     finally:
-        await sandbox.close()                                              # always; nothing of the sandbox is left after it
+        await sandbox.close()  # always; nothing of the sandbox is left after it
 
 `run_program` in `crucible_executor.sandbox.run` is these four steps.
 
 Bounds that every implementation keeps:
 
 * One sandbox runs one program, once.
-* The program has no network, no capability and no way to write to the host; its root is read-only, `/work` (its working folder)
-  and `/tmp` are its own and vanish with it.
+* The program has no network, no capability and no way to write to the host; its root is read-only, `/work` (its working
+  folder) and `/tmp` are its own and vanish with it.
 * Verdicts come from facts of the host alone. Nothing that the program writes can change one.
 * Output is always drained, so a program is never slowed by whoever watches it.
 """
@@ -27,10 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Protocol
-
-NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
 
 class Stream(StrEnum):
@@ -84,7 +81,7 @@ class Program:
     """Path of one of `files`; empty means the runtime's default (`main.py`, `main.sh`)."""
     args: Sequence[str] = ()
     """Arguments after the entrypoint; no NUL."""
-    env: Mapping[str, str] = NO_ENVIRONMENT
+    env: Mapping[str, str] = field(default_factory=dict[str, str])
     """Added to the runtime's environment, winning over it; names hold no `=`, nothing holds NUL."""
     stdin: bytes = b""
     """Exactly what the program reads, then the end of file."""
@@ -197,11 +194,11 @@ class SandboxError(Exception):
     """Base of all that this port raises."""
 
 
-class SandboxFault(SandboxError):
+class SandboxFault(SandboxError):  # noqa: N818 - a fault of the platform, as opposed to a caller's error
     """There is no verdict, and it is not the program's doing.
 
-    `cause` is SANDBOX (the sandbox died or misbehaved), IMAGE (the runtime's image is missing or broken) or INFRASTRUCTURE
-    (this machine could not run it). `detail` is for operators; it holds no output of the program.
+    `cause` is SANDBOX (the sandbox died or misbehaved), IMAGE (the runtime's image is missing or broken) or
+    INFRASTRUCTURE (this machine could not run it). `detail` is for operators; it holds no output of the program.
     """
 
     def __init__(self, cause: Cause, detail: str) -> None:
@@ -210,7 +207,7 @@ class SandboxFault(SandboxError):
         self.detail = detail
 
 
-class SandboxAbandoned(SandboxError):
+class SandboxAbandoned(SandboxError):  # noqa: N818 - an order that was followed, no error
     """`abandon` was called before there was a verdict."""
 
 
@@ -256,8 +253,8 @@ class Sandbox(Protocol):
     async def observe(self) -> Verdict:
         """Wait for the end and judge it. Both pipes are drained and `sink` has had everything when this returns.
 
-        Call it once, after `deliver`. Raises SandboxFault, SandboxAbandoned. Cancelling the waiting task kills nothing by
-        itself: `close` does.
+        Call it once, after `deliver`. Raises SandboxFault, SandboxAbandoned. Cancelling the waiting task kills nothing
+        by itself: `close` does.
         """
         ...
 
@@ -269,7 +266,7 @@ class Sandbox(Protocol):
         ...
 
     async def close(self) -> None:
-        """Leave no process, cgroup or file of the sandbox, in whatever state it is. Idempotent; safe to cancel: it ends anyway.
+        """Leave no process, cgroup or file of the sandbox, in whatever state it is. Idempotent; ends even if cancelled.
 
         Raises ExceptionGroup with all errors of the clean-up when something could not be removed.
         """
@@ -288,7 +285,15 @@ class RuntimeOffer:
     default_limits: SandboxLimits
     maximum_limits: SandboxLimits
     default_entrypoint: str
-    details: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Offerable:
+    """What this machine can run, and what it cannot although its image is here."""
+
+    offers: tuple[RuntimeOffer, ...]
+    refused: Mapping[str, str]
+    """Why, by the runtime's name."""
 
 
 class SandboxDriver(Protocol):
@@ -297,11 +302,11 @@ class SandboxDriver(Protocol):
     async def boot(self, runtime: str, *, disk_bytes: int) -> Sandbox:
         """Start a sandbox and wait until it is ready for a program.
 
-        Raises SandboxFault: IMAGE when the runtime is not here, INFRASTRUCTURE when this machine cannot boot one, SANDBOX when it
-        died while booting. Cancelling it leaves nothing behind.
+        Raises SandboxFault: IMAGE when the runtime is not here, INFRASTRUCTURE when this machine cannot boot one,
+        SANDBOX when it died while booting. Cancelling it leaves nothing behind.
         """
         ...
 
-    async def offerable_runtimes(self) -> Sequence[RuntimeOffer]:
-        """Run each runtime's self-test in a sandbox and give back those that passed."""
+    async def offerable_runtimes(self) -> Offerable:
+        """Run each runtime's self-test in a sandbox and offer those that passed; raises SandboxFault without any image."""
         ...

@@ -1,0 +1,148 @@
+"""Control groups, version 1: one hierarchy for memory, one for pids, one for CPU accounting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from crucible_executor.sandbox import cgroup
+from crucible_executor.sandbox.cgroup import SUPERVISORS, Cgroup, CgroupError, OomFacts
+
+CONTROLLERS: Final = ("memory", "pids", "cpuacct")
+
+
+def find_hierarchies() -> Mapping[str, Path]:
+    """Where each controller that we use is mounted; raises CgroupError when one is missing."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        mounted, _, kind = line.partition(" - ")
+        fields = kind.split()
+        if fields[0] == "cgroup":
+            for option in fields[2].split(","):
+                if option in CONTROLLERS:
+                    found.setdefault(option, Path(mounted.split()[4]))
+    missing = [name for name in CONTROLLERS if name not in found]
+    if missing:
+        raise CgroupError(f"no control groups here: neither version 2 nor version 1's {', '.join(missing)} is mounted")
+    return found
+
+
+class CgroupV1:
+    """One sandbox's group: a folder of the same name in each hierarchy."""
+
+    def __init__(self, memory: Path, pids: Path, cpuacct: Path, supervisors: Path) -> None:
+        self._memory = memory
+        self._pids = pids
+        self._cpuacct = cpuacct
+        self._supervisors = supervisors
+
+    @property
+    def join_files(self) -> Sequence[Path]:
+        """See `Cgroup`."""
+        return [folder / "cgroup.procs" for folder in self._folders]
+
+    @property
+    def _folders(self) -> list[Path]:
+        return list(dict.fromkeys((self._memory, self._pids, self._cpuacct)))
+
+    def limit_memory(self, memory_bytes: int) -> None:
+        """See `Cgroup`; memory and swap together get the same bound, in the order that the kernel demands."""
+        limit = self._memory / "memory.limit_in_bytes"
+        both = self._memory / "memory.memsw.limit_in_bytes"
+        value = str(memory_bytes)
+        if not both.exists():
+            cgroup.write(limit, value)
+        elif memory_bytes > int(cgroup.read(both)):
+            cgroup.write(both, value)
+            cgroup.write(limit, value)
+        else:
+            cgroup.write(limit, value)
+            cgroup.write(both, value)
+
+    def limit_processes(self, count: int) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._pids / "pids.max", str(count))
+
+    def cpu_seconds(self) -> float:
+        """See `Cgroup`."""
+        return int(cgroup.read(self._cpuacct / "cpuacct.usage")) / 1e9
+
+    def memory_bytes(self) -> int:
+        """See `Cgroup`."""
+        statistics = cgroup.read_table(self._memory / "memory.stat")
+        return statistics["rss"] + statistics["shmem"]
+
+    def reset_peak(self) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._memory / "memory.max_usage_in_bytes", "0")
+
+    def peak_memory_bytes(self) -> int:
+        """See `Cgroup`: the kernel's peak less the page cache of now, which was not more at the peak unless reclaimed."""
+        statistics = cgroup.read_table(self._memory / "memory.stat")
+        page_cache = max(0, statistics["cache"] - statistics["shmem"])
+        return max(0, int(cgroup.read(self._memory / "memory.max_usage_in_bytes")) - page_cache)
+
+    def oom(self) -> OomFacts:
+        """See `Cgroup`."""
+        control = cgroup.read_table(self._memory / "memory.oom_control")
+        hits = int(cgroup.read(self._memory / "memory.failcnt"))
+        return OomFacts(kills=control["oom_kill"], limit_hits=hits)
+
+    def pids(self) -> set[int]:
+        """See `Cgroup`; members of any of the hierarchies, since a process may have joined only some."""
+        return {pid for folder in self._folders for pid in cgroup.read_pids(folder)}
+
+    def release(self, pid: int) -> None:
+        """See `Cgroup`; it stays a member for pids and CPU, where it costs nothing."""
+        cgroup.move(pid, self._supervisors)
+
+    def kill(self) -> None:
+        """See `Cgroup`."""
+        cgroup.kill_each(self.pids())
+
+    def remove(self) -> None:
+        """See `Cgroup`."""
+        for folder in self._folders:
+            cgroup.remove(folder)
+
+
+class CgroupTreeV1:
+    """One executor's groups, in each hierarchy at the same path."""
+
+    version = 1
+
+    def __init__(self, hierarchies: Mapping[str, Path], parent: str, name: str) -> None:
+        self._roots = {controller: mount / parent / name for controller, mount in hierarchies.items()}
+
+    def prepare(self) -> None:
+        """See `CgroupTree`."""
+        for root in self._roots.values():
+            cgroup.make(root)
+        cgroup.make(self._roots["memory"] / SUPERVISORS)
+
+    def create(self, name: str, *, memory_bytes: int, processes: int) -> Cgroup:
+        """See `CgroupTree`."""
+        for root in self._roots.values():
+            cgroup.make(root / name)
+        group = self._group(name)
+        group.limit_memory(memory_bytes)
+        group.limit_processes(processes)
+        return group
+
+    def _group(self, name: str) -> CgroupV1:
+        folders = {controller: root / name for controller, root in self._roots.items()}
+        return CgroupV1(folders["memory"], folders["pids"], folders["cpuacct"], self._roots["memory"] / SUPERVISORS)
+
+    def existing(self) -> Sequence[Cgroup]:
+        """See `CgroupTree`."""
+        roots = [root for root in self._roots.values() if root.is_dir()]
+        names = {entry.name for root in roots for entry in root.iterdir() if entry.is_dir()}
+        return [self._group(name) for name in sorted(names)]
+
+    def remove(self) -> None:
+        """See `CgroupTree`."""
+        cgroup.remove(self._roots["memory"] / SUPERVISORS)
+        for root in dict.fromkeys(self._roots.values()):
+            cgroup.remove(root)
+            cgroup.remove_if_empty(root.parent)

@@ -1,0 +1,135 @@
+"""How the program ended, by the sentry's own word: the `sentry/task_exit` trace point, received on a socket of ours.
+
+`runsc run` returns 139 for both `exit 139` and SIGSEGV; the trace point carries the raw wait status. The program cannot reach
+the socket. One listener serves one sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+INIT_THREAD_GROUP: Final = 1
+_HEADER: Final = struct.Struct("<HHI")  # header size, message type, dropped count
+_HANDSHAKE_ANSWER: Final = b"\x08\x01"  # protocol version 1
+_MAX_PACKET: Final = 65536
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_CONTEXT_FIELD, _STATUS_FIELD, _THREAD_GROUP_FIELD = 1, 2, 4
+
+
+def session_config(endpoint: Path) -> str:
+    """What `--pod-init-config` names: send each task's exit to the endpoint."""
+    point = {"name": "sentry/task_exit", "context_fields": ["group_id"]}
+    sink = {"name": "remote", "config": {"endpoint": str(endpoint)}}
+    return json.dumps({"trace_session": {"name": "Default", "points": [point], "sinks": [sink]}})
+
+
+class ExitEvents:
+    """Listens at a path; tells the wait status of the program's first process, and when the sandbox has hung up."""
+
+    def __init__(self, endpoint: Path, on_exit: Callable[[int], None], on_closed: Callable[[], None]) -> None:
+        self._endpoint = endpoint
+        self._on_exit = on_exit
+        self._on_closed = on_closed
+        self._socket: socket.socket | None = None
+        self._greeted = False
+
+    def listen(self) -> None:
+        """Begin; the sandbox may be started after this."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self._socket = listener
+        listener.bind(str(self._endpoint))
+        listener.listen(1)
+        asyncio.get_running_loop().add_reader(listener, self._accept)
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def poll(self) -> None:
+        """Take what has come without waiting for the event loop."""
+        while self._greeted and self._socket is not None and self._receive():
+            pass
+
+    def _accept(self) -> None:
+        assert self._socket is not None
+        try:
+            connection, _ = self._socket.accept()
+        except BlockingIOError:
+            return
+        self.close()
+        connection.setblocking(False)
+        self._socket = connection
+        asyncio.get_running_loop().add_reader(connection, self._receive)
+
+    def _receive(self) -> bool:
+        assert self._socket is not None
+        try:
+            packet = self._socket.recv(_MAX_PACKET)
+        except BlockingIOError:
+            return False
+        except OSError:
+            packet = b""
+        if not packet:
+            self.close()
+            self._on_closed()
+            return False
+        if not self._greeted:
+            self._socket.send(_HANDSHAKE_ANSWER)
+            self._greeted = True
+            return True
+        status = _init_status(packet)
+        if status is not None:
+            self._on_exit(status)
+        return True
+
+
+def _init_status(packet: bytes) -> int | None:
+    """The wait status in a packet about the first process; None for any other packet."""
+    header_size, _, _ = _HEADER.unpack_from(packet)
+    group, status = 0, 0
+    for number, value in _fields(packet[header_size:]):
+        if number == _STATUS_FIELD and isinstance(value, int):
+            status = value
+        elif number == _CONTEXT_FIELD and isinstance(value, bytes):
+            group = next((inner for which, inner in _fields(value) if which == _THREAD_GROUP_FIELD), 0)
+    return status if group == INIT_THREAD_GROUP else None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message, as far as their wire types are known."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == _VARINT:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+        elif kind == _BYTES:
+            size, at = _varint(message, at)
+            yield key >> 3, message[at : at + size]
+            at += size
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+        else:
+            return
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(message):
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return value, at

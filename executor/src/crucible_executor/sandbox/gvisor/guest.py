@@ -1,0 +1,239 @@
+"""All that one sandbox holds of the host: its folder, its control group, its pipes, its processes. Takes them and gives them back.
+
+Knows nothing of programs, limits or verdicts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from crucible_executor.sandbox.capture import CappedLog, PipeReader, PipeWriter
+from crucible_executor.sandbox.cgroup import Cgroup, CgroupError, CgroupTree
+from crucible_executor.sandbox.cleanup import Cleanup
+from crucible_executor.sandbox.gvisor import spec
+from crucible_executor.sandbox.gvisor.exit_events import ExitEvents, session_config
+from crucible_executor.sandbox.gvisor.runsc import Runsc
+from crucible_executor.sandbox.gvisor.supervisor import Supervisor
+from crucible_executor.sandbox.image import BuiltImage
+
+BOOT_MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""The limit until a program with its own is delivered."""
+LOG_BYTES: Final = 16 * 1024
+"""Kept of each of runsc's logs; the rest is read and dropped."""
+GONE_TIMEOUT: Final = 10.0
+"""Seconds for killed processes to be gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every sandbox of an executor stands on."""
+
+    instance_dir: Path
+    empty_root: Path
+    cgroups: CgroupTree
+    runsc: Runsc
+    platform: str
+    boot_timeout: float
+
+
+class Guest:
+    """The host's side of one sandbox. `start` takes, `close` gives back, whatever happened between."""
+
+    cgroup: Cgroup
+    channel: socket.socket
+    stdin: PipeWriter
+
+    def __init__(
+        self, identity: str, ground: Ground, *, on_exit: Callable[[int], None], on_gone: Callable[[], None]
+    ) -> None:
+        """`on_exit` gets the program's raw wait status; `on_gone` is called when the sentry or its supervisor is gone."""
+        self.identity = identity
+        self.log = CappedLog(LOG_BYTES)
+        self.panic = CappedLog(LOG_BYTES)
+        self.cleanup = Cleanup(f"sandbox {identity}")
+        self._ground = ground
+        self._dir = ground.instance_dir / identity
+        self._supervisor = Supervisor(on_gone)
+        self._events = ExitEvents(self._dir / "events.sock", on_exit, on_gone)
+        self._log_readers: list[PipeReader] = []
+        self._output_fds: list[int] = []
+        self._limited = False
+
+    def start(self, image: BuiltImage, image_path: Path, disk_bytes: int) -> None:
+        """Take everything and start `runsc run`; raises OSError, CgroupError."""
+        maximum = image.definition.limits.maximum
+        self.cleanup.push("remove its folder", self._remove_dir)
+        for folder in (self._dir, self._dir / "root", self._dir / "bundle"):
+            folder.mkdir(mode=0o700)
+        self.cleanup.push("remove its control group", self._remove_cgroup)
+        self.cgroup = self._ground.cgroups.create(
+            self.identity, memory_bytes=BOOT_MEMORY_BYTES + disk_bytes, processes=backstop(maximum.processes)
+        )
+        self._limited = True
+        specification = spec.build(
+            image.definition.launcher,
+            image=image_path,
+            empty_root=self._ground.empty_root,
+            disk_bytes=disk_bytes,
+            processes=maximum.processes,
+            open_files=maximum.open_files,
+        )
+        (self._dir / "bundle" / "config.json").write_text(json.dumps(specification), encoding="utf-8")
+        (self._dir / "session.json").write_text(session_config(self._dir / "events.sock"), encoding="utf-8")
+        self._open_log("log", self.log)
+        self._open_log("panic", self.panic)
+        self.cleanup.push("close its exit events", self._events.close)
+        self._events.listen()
+        self._launch()
+
+    def _launch(self) -> None:
+        theirs: list[int] = []
+        try:
+            stdin_read, stdin_write = os.pipe()
+            theirs.append(stdin_read)
+            self.stdin = PipeWriter(stdin_write)
+            self.cleanup.push("close its input", self.stdin.close)
+            for _ in range(2):
+                read_end, write_end = os.pipe()
+                theirs.append(write_end)
+                self._output_fds.append(read_end)
+            self.cleanup.push("close its outputs", self._close_outputs)
+            self.channel, remote = socket.socketpair()
+            theirs.append(remote.detach())
+            self.cleanup.push("close its channel", self.channel.close)
+            self.channel.setblocking(False)
+            self.cleanup.push("end its processes", self._end_processes)
+            stdin, stdout, stderr, channel = theirs
+            self._supervisor.start(
+                self._command(channel),
+                join=self.cgroup.join_files,
+                stdio=(stdin, stdout, stderr),
+                pass_fds=(channel,),
+            )
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+
+    def _command(self, channel: int) -> list[str]:
+        options = (
+            ("root", str(self._dir / "root")),
+            ("log", str(self._dir / "log")),
+            ("log-format", "json"),
+            ("panic-log", str(self._dir / "panic")),
+            ("platform", self._ground.platform),
+            ("network", "none"),
+            ("directfs", "false"),
+            ("overlay2", "none"),
+            ("host-uds", "none"),
+            ("host-fifo", "none"),
+            ("ignore-cgroups", "true"),
+            ("oci-seccomp", "true"),
+            ("allow-suid", "false"),
+            ("character-device-policy", "emulated-only"),
+            ("pod-init-config", str(self._dir / "session.json")),
+        )
+        return self._ground.runsc.run_command(
+            options,
+            bundle=self._dir / "bundle",
+            pass_fds=((channel, spec.CHANNEL_FD),),
+            container=self.identity,
+        )
+
+    def take_outputs(self) -> tuple[int, int]:
+        """Hand over the descriptors of standard output and error: who takes them closes them."""
+        stdout, stderr = self._output_fds
+        self._output_fds.clear()
+        return stdout, stderr
+
+    def boot_noise(self) -> str:
+        """What was written to standard error before any program was delivered: runsc's and the launcher's own words."""
+        if not self._output_fds:
+            return ""
+        os.set_blocking(self._output_fds[1], False)
+        try:
+            return os.read(self._output_fds[1], LOG_BYTES).decode(errors="replace").strip()
+        except BlockingIOError:
+            return ""
+
+    @property
+    def supervisor_code(self) -> int | None:
+        """Return code of `runsc run`; None while it runs."""
+        return self._supervisor.returncode
+
+    def free_supervisor(self) -> None:
+        """Take `runsc run` out of the memory limit, now that it has started the sandbox: it must not be killed for it."""
+        self.cgroup.release(self._supervisor.pid)
+
+    def poll(self) -> None:
+        """Take the exit events and logs that have come, without waiting for the event loop."""
+        self._events.poll()
+        for reader in self._log_readers:
+            reader.drain()
+
+    def kill(self) -> None:
+        """SIGKILL to every process of the sandbox; returns at once. Raises CgroupError."""
+        # The supervisor first: it could write its own complaint into the program's standard error.
+        self._supervisor.kill()
+        if self._limited:
+            self.cgroup.kill()
+
+    async def wait_gone(self) -> None:
+        """Wait until every killed process is gone; raises TimeoutError, CgroupError."""
+        await self._supervisor.end()
+        deadline = time.monotonic() + GONE_TIMEOUT
+        while self.cgroup.pids():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"processes {sorted(self.cgroup.pids())} do not end")
+            self.cgroup.kill()
+            await asyncio.sleep(0.002)
+
+    async def _end_processes(self) -> None:
+        self.kill()
+        await self.wait_gone()
+
+    def _open_log(self, name: str, log: CappedLog) -> None:
+        # A pipe, not a file: a panic of the sentry writes megabytes, of which the beginning is enough.
+        path = self._dir / name
+        os.mkfifo(path, mode=0o600)
+        reader = PipeReader(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), log.take)
+        self.cleanup.push(f"close its {name}", reader.close)
+        reader.start()
+        self._log_readers.append(reader)
+
+    def _close_outputs(self) -> None:
+        for descriptor in self._output_fds:
+            os.close(descriptor)
+        self._output_fds.clear()
+
+    async def _remove_cgroup(self) -> None:
+        if not self._limited:
+            return
+        deadline = time.monotonic() + GONE_TIMEOUT
+        while True:
+            try:
+                self.cgroup.remove()
+            except CgroupError:
+                # A process that is just ending still counts for a moment after it left the list of members.
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.002)
+            else:
+                return
+
+    def _remove_dir(self) -> None:
+        if self._dir.exists():
+            shutil.rmtree(self._dir)
+
+
+def backstop(processes: int) -> int:
+    """Host processes for so many of the program's: reaching the host's limit makes the sentry panic, so it is far off."""
+    return 4 * processes + 64

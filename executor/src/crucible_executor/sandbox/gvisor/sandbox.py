@@ -1,0 +1,325 @@
+"""One gVisor sandbox through a run: its states, the limits put on it, and the facts gathered for its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+from crucible_executor.sandbox.capture import CappedLog, OutputCapture, PipeReader
+from crucible_executor.sandbox.cgroup import CgroupError, OomFacts
+from crucible_executor.sandbox.gvisor import bundle
+from crucible_executor.sandbox.gvisor.guest import Ground, Guest, backstop
+from crucible_executor.sandbox.image import BuiltImage
+from crucible_executor.sandbox.metering import Meter
+from crucible_executor.sandbox.port import (
+    Cause,
+    InvalidProgramError,
+    OutputSink,
+    Phases,
+    Program,
+    SandboxAbandoned,
+    SandboxFault,
+    SandboxLimits,
+    Stream,
+    Verdict,
+)
+from crucible_executor.sandbox.verdict import Facts, Kill, judge
+
+OVERHEAD_BYTES: Final = 32 * 1024 * 1024
+"""Added to a program's memory and disk for the sentry, its stubs and what the kernel keeps for them."""
+SEND_TIMEOUT: Final = 30.0
+"""Seconds for a waiting launcher to take its program."""
+SAID_BYTES: Final = 2048
+
+_PACKAGE: Final = {"python": bundle.for_python, "sh": bundle.for_sh}
+_READY, _GO, _ERROR = b"R", "G", "E"
+
+
+class State(Enum):
+    """Where a sandbox stands; see `_MOVES`."""
+
+    NEW = auto()
+    BOOTING = auto()
+    READY = auto()
+    DELIVERING = auto()
+    RUNNING = auto()
+    JUDGED = auto()
+    CLOSED = auto()
+
+
+_MOVES: Final = {
+    State.NEW: {State.BOOTING, State.CLOSED},
+    State.BOOTING: {State.READY, State.CLOSED},
+    State.READY: {State.DELIVERING, State.CLOSED},
+    State.DELIVERING: {State.RUNNING, State.CLOSED},
+    State.RUNNING: {State.JUDGED, State.CLOSED},
+    State.JUDGED: {State.CLOSED},
+    State.CLOSED: {State.CLOSED},
+}
+
+
+class GvisorSandbox:
+    """See `Sandbox`, the port."""
+
+    def __init__(
+        self,
+        identity: str,
+        ground: Ground,
+        image: BuiltImage,
+        image_path: Path,
+        disk_bytes: int,
+        on_closed: Callable[[GvisorSandbox], None],
+    ) -> None:
+        self._on_closed = on_closed
+        self._ground = ground
+        self._image = image
+        self._image_path = image_path
+        self._disk_bytes = disk_bytes
+        self._guest = Guest(identity, ground, on_exit=self._exited, on_gone=self._end)
+        self._state = State.NEW
+        self._ended = asyncio.Event()
+        self._ended_at = self._started_at = 0.0
+        self._booted = self._ready = self._started = self._finished = datetime.now(UTC)
+        self._kill: Kill | None = None
+        self._wait_status: int | None = None
+        self._abandoned = False
+        self._failure: CgroupError | None = None
+        self._said = CappedLog(SAID_BYTES)
+        self._outputs: list[PipeReader] = []
+        self._captures: list[OutputCapture] = []
+        self._wall_timer: asyncio.TimerHandle | None = None
+        self._meter: Meter | None = None
+        self._oom_before = OomFacts(0, 0)
+
+    @property
+    def id(self) -> str:
+        """See `Sandbox`."""
+        return self._guest.identity
+
+    @property
+    def runtime(self) -> str:
+        """See `Sandbox`."""
+        return self._image.definition.name
+
+    @property
+    def image_digest(self) -> str:
+        """See `Sandbox`."""
+        return self._image.digest
+
+    @property
+    def disk_bytes(self) -> int:
+        """See `Sandbox`."""
+        return self._disk_bytes
+
+    @property
+    def alive(self) -> bool:
+        """See `Sandbox`."""
+        return not self._ended.is_set() and self._state is not State.CLOSED
+
+    async def boot(self) -> None:
+        """Start it and wait for the launcher's word; whoever calls closes it, also after an error. Raises SandboxFault."""
+        self._move(State.BOOTING)
+        self._booted = datetime.now(UTC)
+        try:
+            self._guest.start(self._image, self._image_path, self._disk_bytes)
+            async with asyncio.timeout(self._ground.boot_timeout):
+                word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
+            if word != _READY:
+                raise SandboxFault(Cause.SANDBOX, self._boot_detail("it died while booting"))
+            self._guest.free_supervisor()
+        except TimeoutError as error:
+            detail = self._boot_detail(f"not ready after {self._ground.boot_timeout:g} s")
+            raise SandboxFault(Cause.SANDBOX, detail) from error
+        except (OSError, CgroupError) as error:
+            raise SandboxFault(Cause.INFRASTRUCTURE, f"a sandbox cannot be started: {error}") from error
+        self._ready = datetime.now(UTC)
+        self._move(State.READY)
+
+    async def deliver(self, program: Program, limits: SandboxLimits, sink: OutputSink) -> None:
+        """See `Sandbox`."""
+        self._check_abandoned()
+        launch = bundle.prepare(self._image.definition, program, limits)
+        if limits.disk_bytes != self._disk_bytes:
+            raise InvalidProgramError(f"limits.disk_bytes: this sandbox was booted with {self._disk_bytes}")
+        package = _PACKAGE[self._image.definition.launcher](launch)
+        self._move(State.DELIVERING)
+        cgroup = self._guest.cgroup
+        try:
+            cgroup.limit_memory(limits.memory_bytes + limits.disk_bytes + OVERHEAD_BYTES)
+            cgroup.limit_processes(backstop(limits.processes))
+            self._oom_before = cgroup.oom()
+            self._meter = Meter(cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)
+            self._meter.prime()
+            self._start_capture(limits.output_bytes, sink)
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._send(package)
+        except TimeoutError as error:
+            raise SandboxFault(Cause.SANDBOX, "the launcher did not take its program") from error
+        except ConnectionError as error:
+            self._check_abandoned()
+            raise SandboxFault(Cause.SANDBOX, "it died before it had its program") from error
+        except (OSError, CgroupError) as error:
+            raise SandboxFault(Cause.INFRASTRUCTURE, f"the program cannot be delivered: {error}") from error
+        self._check_abandoned()
+        self._started = datetime.now(UTC)
+        self._started_at = self._meter.start()
+        loop = asyncio.get_running_loop()
+        self._wall_timer = loop.call_later(limits.wall_time, self._limit_reached, Kill.WALL_TIME)
+        self._guest.stdin.feed(program.stdin)
+        self._move(State.RUNNING)
+
+    async def observe(self) -> Verdict:
+        """See `Sandbox`."""
+        if self._state is not State.RUNNING or self._meter is None:
+            self._check_abandoned()
+            raise RuntimeError(f"observe in state {self._state.name}")
+        await self._ended.wait()
+        self._stop_watching()
+        try:
+            self._guest.poll()
+            if self._wait_status is None or self._kill is not None:
+                self._guest.kill()
+                await self._guest.wait_gone()
+                self._guest.poll()
+            self._meter.finish()
+            oom = self._guest.cgroup.oom()
+        except (OSError, CgroupError, TimeoutError) as error:
+            self._check_abandoned()
+            raise SandboxFault(Cause.INFRASTRUCTURE, f"the sandbox cannot be watched or ended: {error}") from error
+        for reader in self._outputs:
+            reader.drain()
+        self._take_said()
+        self._check_abandoned()
+        if self._failure is not None:
+            raise SandboxFault(
+                Cause.INFRASTRUCTURE, f"the sandbox cannot be watched: {self._failure}"
+            ) from self._failure
+        return self._verdict(self._meter, oom)
+
+    def abandon(self) -> None:
+        """See `Sandbox`."""
+        if self._state in (State.JUDGED, State.CLOSED):
+            return
+        self._abandoned = True
+        self._kill_now()
+        self._end()
+
+    async def close(self) -> None:
+        """See `Sandbox`."""
+        self._move(State.CLOSED)
+        self._stop_watching()
+        self._end()
+        await self._guest.cleanup.run()
+        self._on_closed(self)
+
+    # What happens to it
+
+    def _exited(self, wait_status: int) -> None:
+        self._wait_status = wait_status
+        self._end()
+
+    def _end(self) -> None:
+        if not self._ended.is_set():
+            self._ended_at = time.monotonic()
+            self._finished = datetime.now(UTC)
+            self._ended.set()
+
+    def _limit_reached(self, kill: Kill) -> None:
+        if not self._ended.is_set():
+            self._kill = kill
+            self._kill_now()
+            self._end()
+
+    def _cpu_exceeded(self) -> None:
+        self._limit_reached(Kill.CPU_TIME)
+
+    def _output_exceeded(self) -> None:
+        self._limit_reached(Kill.OUTPUT)
+
+    def _failed(self, error: CgroupError) -> None:
+        self._failure = error
+        self._end()
+
+    def _kill_now(self) -> None:
+        try:
+            self._guest.kill()
+        except CgroupError as error:
+            self._failed(error)
+
+    # Its parts
+
+    def _start_capture(self, output_bytes: int, sink: OutputSink) -> None:
+        for stream, descriptor in zip(Stream, self._guest.take_outputs(), strict=True):
+            capture = OutputCapture(stream, output_bytes, sink, self._output_exceeded)
+            reader = PipeReader(descriptor, capture.take)
+            self._guest.cleanup.push(f"close its {stream.value}", reader.close)
+            self._captures.append(capture)
+            self._outputs.append(reader)
+            reader.start()
+
+    async def _send(self, package: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._guest.channel, package)
+        self._guest.channel.shutdown(socket.SHUT_WR)
+
+    def _take_said(self) -> None:
+        with contextlib.suppress(OSError):
+            self._said.take(self._guest.channel.recv(SAID_BYTES))
+
+    def _stop_watching(self) -> None:
+        if self._wall_timer is not None:
+            self._wall_timer.cancel()
+        if self._meter is not None:
+            self._meter.stop()
+
+    def _verdict(self, meter: Meter, oom: OomFacts) -> Verdict:
+        stdout, stderr = (capture.summary() for capture in self._captures)
+        said = self._said.text
+        judgement = judge(
+            Facts(
+                kill=self._kill,
+                wait_status=self._wait_status,
+                launched=said.startswith(_GO),
+                cpu_exceeded=meter.cpu_exceeded,
+                output_exceeded=stdout.truncated or stderr.truncated,
+                oom_kills=oom.kills - self._oom_before.kills,
+                memory_limit_hits=oom.limit_hits - self._oom_before.limit_hits,
+                launcher_error=said[1:] if said.startswith(_ERROR) else "",
+                panic=self._guest.panic.text,
+                log=self._guest.log.text,
+                supervisor_code=self._guest.supervisor_code,
+            )
+        )
+        self._move(State.JUDGED)
+        return Verdict(
+            outcome=judgement.outcome,
+            findings=judgement.findings,
+            cause=judgement.cause,
+            exit_code=judgement.exit_code,
+            signal=judgement.signal,
+            usage=meter.usage(self._ended_at),
+            stdout=stdout,
+            stderr=stderr,
+            phases=Phases(self._booted, self._ready, self._started, self._finished),
+            image_digest=self.image_digest,
+        )
+
+    def _boot_detail(self, what: str) -> str:
+        self._guest.poll()
+        words = (self._guest.boot_noise(), self._guest.log.text, self._guest.panic.text)
+        return "; ".join((what, *(word for word in words if word)))[:SAID_BYTES]
+
+    def _check_abandoned(self) -> None:
+        if self._abandoned:
+            raise SandboxAbandoned(f"sandbox {self.id} was abandoned")
+
+    def _move(self, state: State) -> None:
+        if state not in _MOVES[self._state]:
+            raise RuntimeError(f"sandbox {self.id}: no way from {self._state.name} to {state.name}")
+        self._state = state

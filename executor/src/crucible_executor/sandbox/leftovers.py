@@ -1,0 +1,109 @@
+"""What executors that died left on this machine, and sweeping it: by our own folders and control groups alone.
+
+An executor holds a lock on a file in its folder for as long as it lives. A folder whose lock is free belongs to a dead
+one: the members of its control groups are killed, the groups removed, then the folder. No process is found by name or by a
+recorded id, so no stranger's is ever touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from crucible_executor.sandbox import cgroup
+from crucible_executor.sandbox.cgroup import CgroupTree, open_cgroup_tree
+
+PREFIX: Final = "executor-"
+_LOCK: Final = "lock"
+
+
+class Instance:
+    """One executor's folder under the state folder, and its control groups; both are its own while the lock is held."""
+
+    def __init__(self, state_root: Path, cgroup_parent: str, identity: str) -> None:
+        self.dir = state_root / f"{PREFIX}{identity}"
+        self.cgroups: CgroupTree = open_cgroup_tree(cgroup_parent, self.dir.name)
+        self._state_root = state_root
+        self._lock = -1
+
+    def take(self) -> None:
+        """Make the folder, lock it, make the control groups; raises OSError, CgroupError."""
+        self._state_root.mkdir(parents=True, exist_ok=True)
+        with _exclusive(self._state_root):
+            self.dir.mkdir(mode=0o700)
+            self._lock = os.open(self.dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.cgroups.prepare()
+
+    def give_back(self) -> None:
+        """Remove all of it; everything in it must have ended. Raises OSError, CgroupError."""
+        with _exclusive(self._state_root):
+            self.cgroups.remove()
+            shutil.rmtree(self.dir)
+            os.close(self._lock)
+
+
+def sweep(state_root: Path, cgroup_parent: str) -> list[str]:
+    """Remove what dead executors left and name them; blocks until their processes are gone.
+
+    Raises ExceptionGroup with what could not be removed; the rest is removed all the same.
+    """
+    if not state_root.is_dir():
+        return []
+    swept: list[str] = []
+    errors: list[Exception] = []
+    with _exclusive(state_root):
+        for folder in sorted(state_root.glob(f"{PREFIX}*")):
+            if _alive(folder):
+                continue
+            try:
+                _remove(folder, cgroup_parent)
+                swept.append(folder.name)
+            except (OSError, cgroup.CgroupError) as error:
+                error.add_note(f"while sweeping {folder}")
+                errors.append(error)
+    if errors:
+        raise ExceptionGroup("what dead executors left cannot be removed", errors)
+    return swept
+
+
+def _alive(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _remove(folder: Path, cgroup_parent: str) -> None:
+    tree = open_cgroup_tree(cgroup_parent, folder.name)
+    groups = tree.existing()
+    for group in groups:
+        cgroup.empty(group)
+    for group in groups:
+        group.remove()
+    tree.remove()
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _exclusive(state_root: Path) -> Generator[None]:
+    """One executor at a time makes, removes or sweeps."""
+    lock = os.open(state_root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

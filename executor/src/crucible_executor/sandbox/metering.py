@@ -1,0 +1,88 @@
+"""What a running program uses, looked at every 50 ms: samples, the peak, and the moment that the CPU time is used up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from crucible_executor.sandbox.cgroup import Cgroup, CgroupError
+from crucible_executor.sandbox.port import Usage, UsageSample
+
+INTERVAL: Final = 0.05
+MAX_SAMPLES: Final = 128
+
+
+class Meter:
+    """Measures one run, from `start` to `stop`."""
+
+    def __init__(
+        self, cgroup: Cgroup, cpu_limit: float, on_exceeded: Callable[[], None], on_error: Callable[[CgroupError], None]
+    ) -> None:
+        self._cgroup = cgroup
+        self._cpu_limit = cpu_limit
+        self._on_exceeded = on_exceeded
+        self._on_error = on_error
+        self._samples: list[UsageSample] = []
+        self._stride = 1
+        self._looks = 0
+        self._peak = 0
+        self._cpu = 0.0
+        self._cpu_before = 0.0
+        self._began = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def prime(self) -> None:
+        """Note what was used before the program; call it just before delivery."""
+        self._cpu_before = self._cgroup.cpu_seconds()
+        self._cgroup.reset_peak()
+
+    def start(self) -> float:
+        """Begin; returns the monotonic time from which the run counts."""
+        self._began = time.monotonic()
+        self._schedule()
+        return self._began
+
+    def stop(self) -> None:
+        """No further looks; idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def finish(self) -> None:
+        """Take the last look at a run that ended; raises CgroupError."""
+        self.stop()
+        self._cpu = max(self._cpu, self._cgroup.cpu_seconds() - self._cpu_before)
+        self._peak = max(self._peak, self._cgroup.peak_memory_bytes())
+
+    @property
+    def cpu_exceeded(self) -> bool:
+        """More CPU time was used than allowed."""
+        return self._cpu > self._cpu_limit
+
+    def usage(self, ended: float) -> Usage:
+        """All that was measured, for a run that ended at a monotonic time."""
+        return Usage(max(0.0, ended - self._began), self._cpu, self._peak, tuple(self._samples))
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)
+
+    def _look(self) -> None:
+        try:
+            self._cpu = self._cgroup.cpu_seconds() - self._cpu_before
+            memory = self._cgroup.memory_bytes()
+        except CgroupError as error:
+            self._on_error(error)
+            return
+        self._peak = max(self._peak, memory)
+        if self._looks % self._stride == 0:
+            self._samples.append(UsageSample(time.monotonic() - self._began, self._cpu, memory))
+            if len(self._samples) > MAX_SAMPLES:
+                self._samples = self._samples[::2]
+                self._stride *= 2
+        self._looks += 1
+        if self.cpu_exceeded:
+            self._on_exceeded()
+        else:
+            self._schedule()
