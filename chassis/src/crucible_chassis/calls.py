@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, cast
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
@@ -126,27 +128,38 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         streaming = bool(handler.request_streaming or handler.response_streaming)
         watch = f"{service}/{descriptor.name}" in self._watches
         method = _Method(service=service, name=descriptor.name, unary=not streaming, watch=watch)
+        # A unary message is decoded and encoded here, inside the boundary: where grpc itself fails to, it answers with
+        # the exception's text.
+        decode = None if handler.request_streaming else handler.request_deserializer
+        encode = None if handler.response_streaming else handler.response_serializer
         wrapped = _Handler(
             handler.request_streaming,
             handler.response_streaming,
-            handler.request_deserializer,
-            handler.response_serializer,
+            None if decode else handler.request_deserializer,
+            None if encode else handler.response_serializer,
         )
         if handler.unary_unary is not None:
-            wrapped.unary_unary = self._unary(method, handler.unary_unary)
+            wrapped.unary_unary = self._unary(method, handler.unary_unary, decode, encode)
         elif handler.stream_unary is not None:
-            wrapped.stream_unary = self._unary(method, handler.stream_unary, streamed=True)
+            wrapped.stream_unary = self._unary(method, handler.stream_unary, decode, encode)
         elif handler.unary_stream is not None:
-            wrapped.unary_stream = self._stream(method, handler.unary_stream)
+            wrapped.unary_stream = self._stream(method, handler.unary_stream, decode)
         else:
-            wrapped.stream_stream = self._stream(method, handler.stream_stream, streamed=True)
+            wrapped.stream_stream = self._stream(method, handler.stream_stream, decode)
         return wrapped
 
     def _unary(
-        self, method: _Method, behaviour: Callable[[Any, Context], Awaitable[Any]], *, streamed: bool = False
+        self,
+        method: _Method,
+        behaviour: Callable[[Any, Context], Awaitable[Any]],
+        decode: Callable[[bytes], Any] | None,
+        encode: Callable[[Any], bytes] | None,
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         async def call(request: Any, context: Context) -> Any:  # noqa: ANN401  messages of any type
-            return await behaviour(self._checked(request, streamed=streamed), context)
+            answer = await behaviour(self._checked(request, decode), context)
+            refused = cast("grpc.StatusCode | None", context.code()) not in (None, grpc.StatusCode.OK)
+            # A servicer that sets a code instead of raising answers with nothing, and grpc sends nothing.
+            return answer if refused or encode is None else encode(answer)
 
         async def handle(request: Any, context: Context) -> Any:  # noqa: ANN401  messages of any type
             return await self._surround(method, context, lambda: call(request, context))
@@ -154,14 +167,14 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         return handle
 
     def _stream(
-        self, method: _Method, behaviour: Callable[[Any, Context], Any], *, streamed: bool = False
+        self, method: _Method, behaviour: Callable[[Any, Context], Any], decode: Callable[[bytes], Any] | None
     ) -> Callable[[Any, Context], Awaitable[Any]]:
         # A coroutine that writes, and never an async generator: span and deadline must be left in the task that serves
         # the call, whatever interrupts it, not when a generator is collected.
         generator = inspect.isasyncgenfunction(behaviour)
 
         async def call(request: Any, context: Context) -> None:  # noqa: ANN401  messages of any type
-            request = self._checked(request, streamed=streamed)
+            request = self._checked(request, decode)
             if not generator:
                 await behaviour(request, context)
                 return
@@ -174,16 +187,24 @@ class CallPipeline(grpc.aio.ServerInterceptor):
 
         return handle
 
-    def _checked(self, request: Any, *, streamed: bool) -> Any:  # noqa: ANN401  a message, or an iterator of them
-        if streamed:
+    def _checked(self, request: Any, decode: Callable[[bytes], Any] | None) -> Any:  # noqa: ANN401  a message, or an iterator of them
+        """The request, decoded and valid; for a stream of them, an iterator that checks each as it is read."""
+        if decode is None:
             return self._checked_each(request)
-        self._validator.check(request)
-        return request
+        try:
+            message = decode(request)
+        except DecodeError as exc:
+            raise _malformed() from exc
+        self._validator.check(message)
+        return message
 
     async def _checked_each(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        async for request in requests:
-            self._validator.check(request)
-            yield request
+        try:
+            async for request in requests:
+                self._validator.check(request)
+                yield request
+        except DecodeError as exc:
+            raise _malformed() from exc
 
     async def _surround(self, method: _Method, context: Context, call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401
         started = time.perf_counter()
@@ -214,6 +235,12 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:
             code = context.code()
             raise
+        except grpc.aio.InternalError as exc:
+            # Core could not write: the client is gone, and its cancellation is on the way. The answer is for the rare
+            # case that it was another connection, one the servicer was asking over.
+            code = grpc.StatusCode.CANCELLED
+            log.info("call.connection_lost", method=method.full)
+            await self._refuse(context, self._translate(exc, method, scope))
         except Exception as exc:
             error = self._translate(exc, method, scope)
             code = error.code
@@ -263,6 +290,18 @@ class CallPipeline(grpc.aio.ServerInterceptor):
     async def _refuse(self, context: Context, error: ServiceError) -> NoReturn:
         status = rich_status(error, self._domain)
         await context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+
+
+def is_worth_logging(record: logging.LogRecord) -> bool:
+    """A filter for grpc's own log, which takes a status that finds its client gone for an error of the servicer."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, grpc.aio.InternalError)
+
+
+def _malformed() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY", "the request is not the message it should be"
+    )
 
 
 def _text_metadata(context: Context) -> dict[str, str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import nats
 import nats.aio.client
-import nats.aio.msg
 import nats.errors
 import nats.js
 import nats.js.api
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from crucible_chassis.logs import get_logger
 from crucible_chassis.telemetry import inject_context
@@ -26,6 +27,8 @@ PING_SECONDS = 10
 """A dead connection is noticed after at most three of these."""
 DRAIN_SECONDS = 5
 """Time for subscriptions to finish what they hold and for publishes to leave, on exit."""
+PENDING_MESSAGES = 65_536
+"""Messages a subscription holds that its handler has not taken."""
 COMPLAINT_SECONDS = 10.0
 """A server that cannot be reached is named in the log this often."""
 
@@ -50,9 +53,26 @@ class Messaging:
         """Publishes on core NATS: at most once, nobody confirms."""
         await self.nc.publish(subject, message, headers=_traced(headers))
 
+    async def subscribe(
+        self,
+        subject: str,
+        handler: Callable[[Msg], Awaitable[None]] | None = None,
+        *,
+        queue: str = "",
+        pending_messages: int = PENDING_MESSAGES,
+    ) -> Subscription:
+        """Subscribes on core NATS: `handler` is awaited for one message after the other; without it, use `next_msg`.
+
+        `queue` shares the messages among all of that name. More than `pending_messages` waiting: the newest are dropped
+        and logged as `nats.messages_dropped`. What a handler raises is logged as `nats.error`.
+        """
+        # nats-py leaves one of its parameter types open.
+        subscribe = self.nc.subscribe  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        return await subscribe(subject, queue=queue, cb=handler, pending_msgs_limit=pending_messages)
+
     async def request(
         self, subject: str, message: bytes, *, timeout: float = 5, headers: Mapping[str, str] | None = None
-    ) -> nats.aio.msg.Msg:
+    ) -> Msg:
         """Asks and waits for one answer. `nats.errors.NoRespondersError` at once, `TimeoutError` after `timeout` s."""
         return await self.nc.request(subject, message, timeout=timeout, headers=_traced(headers))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,7 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from crucible_chassis import health
-from crucible_chassis.calls import DEFAULT_UNARY_SECONDS, CallPipeline
+from crucible_chassis.calls import DEFAULT_UNARY_SECONDS, CallPipeline, is_worth_logging
 from crucible_chassis.logs import get_logger
 from crucible_chassis.telemetry import Telemetry
 from crucible_chassis.transport import MAX_MESSAGE_BYTES, server_options
@@ -96,6 +97,8 @@ class GrpcServer:
             validator=RequestValidator(method.input_type for method in methods.values()),
             default_unary_seconds=self._default_unary_seconds,
         )
+        # Adding the same filter twice is adding it once.
+        logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_logging)
         server = grpc.aio.server(
             interceptors=[self._pipeline],
             options=server_options(self._max_message_bytes),
