@@ -31,7 +31,7 @@ from crucible_executor.sandbox.image import (
 from crucible_executor.sandbox.port import SandboxFault
 from crucible_executor.sandbox.runtimes import RuntimeDataError, RuntimeDefinition, load_definitions
 
-RECIPE = "1"
+RECIPE = "2"
 """Part of every image's inputs: count it up when this module builds differently."""
 SUITE = "bookworm"
 EPOCH = "1735689600"
@@ -101,14 +101,17 @@ def build_all(source: Path, output: Path) -> ImageIndex:
 
 
 def _inputs(definition: RuntimeDefinition, source: Path) -> str:
-    parts = (
-        RECIPE,
-        SUITE,
-        EPOCH,
-        definition.model_dump_json(),
-        _launcher(definition, source).read_text(encoding="utf-8"),
-    )
+    overlay = sorted(path for path in _overlay(definition, source).rglob("*") if path.is_file())
+    parts = [RECIPE, SUITE, EPOCH, definition.model_dump_json()]
+    parts += [
+        f"{path.relative_to(source)}\0{path.read_bytes().hex()}" for path in (_launcher(definition, source), *overlay)
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _overlay(definition: RuntimeDefinition, source: Path) -> Path:
+    """Files of the runtime's own, laid over what Debian's packages put into the image."""
+    return source / definition.name / "root"
 
 
 def _launcher(definition: RuntimeDefinition, source: Path) -> Path:
@@ -139,6 +142,8 @@ def _build(definition: RuntimeDefinition, inputs: str, source: Path, output: Pat
         _bootstrap(definition, root)
         _say(f"{definition.name}: preparing the root file system")
         _install_launcher(definition, source, root)
+        if _overlay(definition, source).is_dir():
+            shutil.copytree(_overlay(definition, source), root, dirs_exist_ok=True, symlinks=True)
         _precompile(root)
         version = _run("chroot", str(root), *definition.version_command).strip()
         _strip(root)

@@ -1,7 +1,12 @@
 """How the program ended, by the sentry's own word: the `sentry/task_exit` trace point, received on a socket of ours.
 
-`runsc run` returns 139 for both `exit 139` and SIGSEGV; the trace point carries the raw wait status. The program cannot reach
-the socket. One listener serves one sandbox.
+`runsc run` returns 139 for both `exit 139` and SIGSEGV; the trace point carries the raw wait status. The program cannot
+reach the socket. One listener serves one sandbox.
+
+The trace point fires for every thread of a process, with the status that the process had then (0 until something ended
+it), and the first thread need not be the last. So the `sentry/clone` point is received too, which fires before the new
+thread may run: the status is the one told with the exit of the last thread of the first process. The sentry waits for us,
+up to a second, when the socket is full; should it drop a point all the same, no status is told.
 """
 
 from __future__ import annotations
@@ -19,14 +24,44 @@ _HEADER: Final = struct.Struct("<HHI")  # header size, message type, dropped cou
 _HANDSHAKE_ANSWER: Final = b"\x08\x01"  # protocol version 1
 _MAX_PACKET: Final = 65536
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_CONTEXT_FIELD, _STATUS_FIELD, _THREAD_GROUP_FIELD = 1, 2, 4
+_CLONE, _TASK_EXIT = 2, 5  # message types
+_CONTEXT_FIELD, _STATUS_FIELD, _THREAD_GROUP_FIELD = 1, 2, 4  # of a task's exit, and of its context
+_CREATED_GROUP_FIELD = 3  # of a clone
 
 
 def session_config(endpoint: Path) -> str:
-    """What `--pod-init-config` names: send each task's exit to the endpoint."""
-    point = {"name": "sentry/task_exit", "context_fields": ["group_id"]}
-    sink = {"name": "remote", "config": {"endpoint": str(endpoint)}}
-    return json.dumps({"trace_session": {"name": "Default", "points": [point], "sinks": [sink]}})
+    """What `--pod-init-config` names: send the endpoint each task's beginning and exit."""
+    # Fields that a release does not know make it send nothing at all, silently: these have been there from the start.
+    points = [{"name": "sentry/task_exit", "context_fields": ["group_id"]}, {"name": "sentry/clone"}]
+    patience = {"retries": 25, "backoff": "1ms", "backoff_max": "50ms"}
+    sink = {"name": "remote", "config": {"endpoint": str(endpoint), **patience}}
+    return json.dumps({"trace_session": {"name": "Default", "points": points, "sinks": [sink]}})
+
+
+class InitThreads:
+    """Follows the threads of the program's first process, packet by packet."""
+
+    def __init__(self) -> None:
+        self._alive = 1
+        self._dropped = False
+
+    def take(self, packet: bytes) -> int | None:
+        """The raw wait status when this packet tells of the last thread's exit; None for any other packet."""
+        header_size, kind, dropped = _HEADER.unpack_from(packet)
+        self._dropped = self._dropped or dropped > 0
+        message = dict(_fields(packet[header_size:]))
+        if kind == _CLONE and message.get(_CREATED_GROUP_FIELD) == INIT_THREAD_GROUP:
+            self._alive += 1
+        if kind != _TASK_EXIT:
+            return None
+        context = message.get(_CONTEXT_FIELD, b"")
+        status = message.get(_STATUS_FIELD, 0)
+        if not isinstance(context, bytes) or not isinstance(status, int):
+            return None
+        if dict(_fields(context)).get(_THREAD_GROUP_FIELD) != INIT_THREAD_GROUP:
+            return None
+        self._alive -= 1
+        return status if self._alive == 0 and not self._dropped else None
 
 
 class ExitEvents:
@@ -38,6 +73,7 @@ class ExitEvents:
         self._on_closed = on_closed
         self._socket: socket.socket | None = None
         self._greeted = False
+        self._threads = InitThreads()
 
     def listen(self) -> None:
         """Begin; the sandbox may be started after this."""
@@ -86,22 +122,10 @@ class ExitEvents:
             self._socket.send(_HANDSHAKE_ANSWER)
             self._greeted = True
             return True
-        status = _init_status(packet)
+        status = self._threads.take(packet)
         if status is not None:
             self._on_exit(status)
         return True
-
-
-def _init_status(packet: bytes) -> int | None:
-    """The wait status in a packet about the first process; None for any other packet."""
-    header_size, _, _ = _HEADER.unpack_from(packet)
-    group, status = 0, 0
-    for number, value in _fields(packet[header_size:]):
-        if number == _STATUS_FIELD and isinstance(value, int):
-            status = value
-        elif number == _CONTEXT_FIELD and isinstance(value, bytes):
-            group = next((inner for which, inner in _fields(value) if which == _THREAD_GROUP_FIELD), 0)
-    return status if group == INIT_THREAD_GROUP else None
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
