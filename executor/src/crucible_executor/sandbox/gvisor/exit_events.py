@@ -26,7 +26,7 @@ _MAX_PACKET: Final = 65536
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _CLONE, _TASK_EXIT = 2, 5  # message types
 _CONTEXT_FIELD, _STATUS_FIELD, _THREAD_GROUP_FIELD = 1, 2, 4  # of a task's exit, and of its context
-_CREATED_GROUP_FIELD = 3  # of a clone
+_CREATED_GROUP_FIELD = 4  # of a clone
 
 
 def session_config(endpoint: Path) -> str:
