@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from types import TracebackType
@@ -219,7 +219,7 @@ class Client:
         *,
         order_by: str = "",
         page_size: int = 100,
-    ) -> AsyncIterator[Evaluation]:
+    ) -> AsyncGenerator[Evaluation, None]:
         """All evaluations that pass the filter, newest first, page by page as they are read. Without sources and texts.
 
         Args:
@@ -240,7 +240,7 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    async def watch(self, evaluation_id: str, /, *, after: int = 0) -> AsyncIterator[Event]:
+    async def watch(self, evaluation_id: str, /, *, after: int = 0) -> AsyncGenerator[Event, None]:
         """The events of an evaluation, first those it has, then each new one; ends with the one that made it final.
 
         Every event comes once and in order: after a break it resumes by itself behind the last.
@@ -280,7 +280,7 @@ class Client:
 
     async def output_chunks(
         self, evaluation_id: str, stream: Stream | str = Stream.STDOUT, /, *, offset: int = 0, limit: int = 0
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The exact bytes of a stream, piece by piece; resumes by itself. Arguments and errors as `read_output`."""
         services = self._services
         backoff = Backoff(services.store)

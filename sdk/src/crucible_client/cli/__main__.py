@@ -1,0 +1,5 @@
+"""`python -m crucible_client.cli`."""
+
+from crucible_client.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""`run`: one program, as if it ran here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import sys
+from dataclasses import replace
+
+import click
+
+from crucible_client.cli.live import LiveOutput
+from crucible_client.cli.render import closing_line, echo_json, findings, one_line
+from crucible_client.cli.session import INTERRUPTED, LIMIT, PLATFORM_FAILED, run_session
+from crucible_client.cli.stopping import Stopping
+from crucible_client.cli.submission import guess_runtime, parse_pairs, read_program, read_stdin
+from crucible_client.cli.target import Target
+from crucible_client.cli.units import duration, parse_limits
+from crucible_client.client import Client
+from crucible_client.program import Priority, Program
+from crucible_client.views import Evaluation, Status
+
+
+@click.command(
+    epilog="Exit code: the program's own; 128+n when signal n ended it; 124 for a limit or --timeout; 125 when the "
+    "platform failed or refused; 130 after Ctrl-C."
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
+@click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT...]")
+@click.option("--runtime", help="What it is written in; guessed from the extension. See `crucible runtimes`.")
+@click.option("--stdin", "stdin", metavar="FILE", help="Standard input of the program; - for ours. Default: empty.")
+@click.option("--arg", "args", multiple=True, help="An argument; repeatable, before those after `--`.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable; repeatable.")
+@click.option("--file", "extra", multiple=True, metavar="PATH[=NAME]", help="A file beside the program; repeatable.")
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="wall_time=5s, cpu_time=5s, memory_bytes=512MiB, disk_bytes=64MiB, output_bytes=1MiB, processes=64, "
+    "open_files=256; repeatable.",
+)
+@click.option("--priority", type=click.Choice([*Priority], case_sensitive=False), help="What runs first.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeatable.")
+@click.option("--name", "display_name", help="A name for people.")
+@click.option("--request-id", help="Running again with the same id gives the same evaluation.")
+@click.option("--timeout", type=duration, metavar="DURATION", help="Cancel it when it has not ended after this long.")
+@click.option("--json", "as_json", is_flag=True, help="Write the final evaluation as JSON instead of its output.")
+@click.option("--quiet", is_flag=True, help="Write the program's output alone.")
+@click.pass_obj
+def run(
+    target: Target,
+    file: str,
+    arguments: tuple[str, ...],
+    runtime: str | None,
+    stdin: str | None,
+    args: tuple[str, ...],
+    env: tuple[str, ...],
+    extra: tuple[str, ...],
+    limits: tuple[str, ...],
+    priority: Priority | None,
+    labels: tuple[str, ...],
+    display_name: str | None,
+    request_id: str | None,
+    timeout: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run FILE (- for standard input) in a sandbox; its output comes as it is written, byte for byte."""
+    source, files, entrypoint = read_program(file, extra=extra)
+    program = Program(
+        source,
+        runtime=runtime or "",
+        files=files,
+        entrypoint=entrypoint,
+        args=(*args, *arguments),
+        env=parse_pairs(env, "--env"),
+        stdin=read_stdin(stdin, program=file),
+        limits=parse_limits(limits),
+        priority=priority,
+        labels=parse_pairs(labels, "--label"),
+        display_name=display_name,
+    )
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(f"crucible: {text}", err=True)
+
+    async def main(client: Client) -> int:
+        stopping = Stopping(say)
+        chosen = program if runtime else replace(program, runtime=guess_runtime(file, await client.runtimes()))
+        try:
+            submitted = await client.create(chosen, request_id=request_id)
+            async with stopping.cancelling(client, submitted.id, timeout):
+                if as_json:
+                    evaluation = await client.wait(submitted.id)
+                else:
+                    evaluation = await LiveOutput(say, stopping.reader_left).follow(client, submitted.id)
+        except asyncio.CancelledError:
+            if stopping.exit_code is None:
+                raise
+            return stopping.exit_code
+        if as_json:
+            echo_json(evaluation.proto)
+        if not quiet:
+            for line in _last_words(evaluation):
+                click.echo(line, err=True)
+        if evaluation.status is Status.CANCELLED:
+            return stopping.exit_code or INTERRUPTED
+        return exit_code(evaluation)
+
+    run_session(target, main, refused=PLATFORM_FAILED)
+
+
+def exit_code(evaluation: Evaluation) -> int:
+    """What the program's end is as an exit code of ours."""
+    result = evaluation.result
+    if result is None:
+        return PLATFORM_FAILED
+    if result.outcome.limit:
+        return LIMIT
+    if result.signal is not None:
+        return 128 + _signal_number(result.signal)
+    return PLATFORM_FAILED if result.exit_code is None else result.exit_code
+
+
+def _signal_number(name: str) -> int:
+    if name in signal.Signals.__members__:
+        return signal.Signals[name]
+    real_time = re.fullmatch(r"SIGRTMIN\+(\d+)", name)
+    return 34 + int(real_time[1]) if real_time else 0
+
+
+def _last_words(evaluation: Evaluation) -> list[str]:
+    lines = [f"crucible: {detail}" for detail in findings(evaluation)]
+    if evaluation.status is Status.FAILED:
+        lines.append(
+            f"crucible: the platform gave up ({one_line(str(evaluation.status_reason or evaluation.cause))}). "
+            f"Try again with: crucible requeue {evaluation.id}"
+        )
+    return [*lines, f"crucible: {closing_line(evaluation, sys.stderr)}"]

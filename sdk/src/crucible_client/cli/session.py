@@ -1,0 +1,112 @@
+"""From a click command into the event loop and back: the client, the trace of the command, failures, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import click
+
+from crucible_client.cli.target import Target
+from crucible_client.client import Client
+from crucible_client.errors import (
+    CrucibleError,
+    NotFoundError,
+    PlatformError,
+    QuotaError,
+    UnavailableError,
+    UnsupportedError,
+)
+from crucible_client.trace import new_traceparent
+
+REFUSED = 2
+"""The platform refused what was asked."""
+LIMIT = 124
+"""The program ran into a limit, or took longer than --timeout."""
+PLATFORM_FAILED = 125
+"""The platform failed, or is away."""
+INTERRUPTED = 130
+"""Ctrl-C."""
+PIPE_CLOSED = 141
+"""Whoever read our output left."""
+
+
+def run_session(
+    target: Target,
+    main: Callable[[Client], Awaitable[int]],
+    *,
+    refused: int = REFUSED,
+    one_trace: bool = True,
+) -> NoReturn:
+    """Opens the client, runs `main`, and exits with its code; a failure becomes a line on stderr and its code.
+
+    Unless `one_trace` is off, all calls are of one trace, whose id failures name.
+    """
+    traceparent = new_traceparent()
+
+    async def session() -> int:
+        async with Client(
+            scheduler=target.scheduler,
+            store=target.store,
+            traceparent=(lambda: traceparent) if one_trace else new_traceparent,
+        ) as client:
+            return await main(client)
+
+    try:
+        code = asyncio.run(session())
+        sys.stdout.flush()
+    except CrucibleError as error:
+        click.echo(describe(error), err=True)
+        code = PLATFORM_FAILED if isinstance(error, PlatformError) else refused
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        silence_stdout()
+        code = PIPE_CLOSED
+    sys.exit(code)
+
+
+def describe(error: CrucibleError) -> str:
+    """What happened and what to do next, for a person."""
+    lines = [f"crucible: {error}"]
+    if error.violations:
+        lines = ["crucible: the request breaks a rule", *(f"  {violation}" for violation in error.violations)]
+    next_step = _next_step(error)
+    if next_step:
+        lines[0] = f"{lines[0].rstrip('.')}. {next_step}"
+    if isinstance(error, PlatformError) and not isinstance(error, UnavailableError) and error.trace_id:
+        lines.append(f"  {error.code} {error.reason}".rstrip() + f", trace {error.trace_id}")
+    return "\n".join(lines)
+
+
+def _next_step(error: CrucibleError) -> str:
+    match error:
+        case UnavailableError(reached=False):
+            return "Is the stack up? Try: crucible up"
+        case UnavailableError():
+            return "Try again in a moment, or look with: crucible status"
+        case NotFoundError():
+            return "See: crucible list"
+        case QuotaError():
+            return "Try again later, or send less at once"
+        case UnsupportedError():
+            return "Client and platform are of different versions"
+        case _:
+            return _NEXT_STEP_OF_REASON.get(error.reason, "")
+
+
+_NEXT_STEP_OF_REASON = {
+    "UNKNOWN_RUNTIME": "See: crucible runtimes",
+    "EVALUATION_FINAL": "See: crucible get ID",
+    "EVALUATION_NOT_FAILED": "See: crucible get ID",
+    "REQUEST_ID_REUSED": "Use another request id",
+    "INVALID_FILTER": "A filter looks like: status = FAILED AND runtime = python AND labels.team = red",
+}
+
+
+def silence_stdout() -> None:
+    """Nobody reads any more: what is still buffered must not fail when the interpreter flushes it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
