@@ -138,10 +138,10 @@ def _offer(image: BuiltImage) -> RuntimeOffer:
 
 
 @asynccontextmanager
-async def open_driver(config: GvisorConfig) -> AsyncGenerator[GvisorDriver]:
+async def open_driver(config: GvisorConfig, images: ImageStore | None = None) -> AsyncGenerator[GvisorDriver]:
     """Sweep what dead executors left, take this one's ground, and give all of it back at the end.
 
-    Use it in the thread that lives as long as the executor: its sandboxes are killed when that thread ends. Raises
+    `images` is for those who open several drivers: it remembers which images it hashed already. Use it in the thread that lives as long as the executor: its sandboxes are killed when that thread ends. Raises
     SandboxFault(INFRASTRUCTURE) when this machine cannot run sandboxes.
     """
     async with AsyncExitStack() as stack:
@@ -163,6 +163,6 @@ async def open_driver(config: GvisorConfig) -> AsyncGenerator[GvisorDriver]:
             platform=config.platform,
             boot_timeout=config.boot_timeout,
         )
-        driver = GvisorDriver(ImageStore(config.images_dir), ground)
+        driver = GvisorDriver(images or ImageStore(config.images_dir), ground)
         stack.push_async_callback(driver.close)
         yield driver

@@ -1,0 +1,158 @@
+"""Real sandboxes for the executor's tests: a ground of its own for each test, and a look for what was left after it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from crucible_executor.build_images import build_all
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
+from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, ImageStore
+from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits, Stream, Verdict
+from crucible_executor.sandbox.run import run_program
+
+MIB = 1024 * 1024
+RUNTIMES_SOURCE = Path(__file__).parents[2] / "deploy" / "runtimes"
+LIMITS = SandboxLimits(
+    wall_time=30,
+    cpu_time=30,
+    memory_bytes=256 * MIB,
+    disk_bytes=64 * MIB,
+    output_bytes=MIB,
+    processes=64,
+    open_files=256,
+)
+
+
+@dataclass
+class Collected:
+    """A sink that keeps everything, chunk by chunk."""
+
+    chunks: list[tuple[Stream, bytes]] = field(default_factory=list[tuple[Stream, bytes]])
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        self.chunks.append((stream, data))
+
+    def of(self, stream: Stream) -> bytes:
+        return b"".join(data for which, data in self.chunks if which is stream)
+
+    @property
+    def stdout(self) -> bytes:
+        return self.of(Stream.STDOUT)
+
+    @property
+    def stderr(self) -> bytes:
+        return self.of(Stream.STDERR)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A verdict with the output that came before it."""
+
+    verdict: Verdict
+    stdout: bytes
+    stderr: bytes
+
+
+class Run(Protocol):
+    """Runs one program to its verdict."""
+
+    def __call__(
+        self,
+        source: str,
+        *,
+        runtime: str = ...,
+        files: Sequence[ProgramFile] = ...,
+        args: Sequence[str] = ...,
+        env: Mapping[str, str] | None = ...,
+        stdin: bytes = ...,
+        **limits: float,
+    ) -> Awaitable[Ran]: ...
+
+
+def program(source: str, runtime: str = "python") -> Program:
+    """A program of one file."""
+    entrypoint = {"python": "main.py", "bash": "main.sh"}[runtime]
+    return Program(runtime, (ProgramFile(entrypoint, source.encode()),))
+
+
+@pytest.fixture(scope="session")
+def images() -> ImageStore:
+    """The runtimes' images, built when they are not there or not up to date."""
+    folder = Path(os.environ.get("CRUCIBLE_RUNTIMES_DIR", str(DEFAULT_IMAGES_DIR)))
+    build_all(RUNTIMES_SOURCE, folder)
+    return ImageStore(folder)
+
+
+@pytest.fixture
+def sandbox_config(images: ImageStore) -> Generator[GvisorConfig]:
+    """A ground that no one else uses; after the test nothing may be left on it."""
+    name = f"crucible-test-{secrets.token_hex(4)}"
+    config = GvisorConfig(images_dir=images.folder, state_root=Path("/run") / name, cgroup_parent=name)
+    descriptors = open_descriptors()
+    yield config
+    left = leftovers(config)
+    shutil.rmtree(config.state_root, ignore_errors=True)
+    assert left == []
+    assert open_descriptors() <= descriptors
+
+
+@pytest.fixture
+async def driver(sandbox_config: GvisorConfig, images: ImageStore) -> AsyncGenerator[GvisorDriver]:
+    """An open driver."""
+    async with open_driver(sandbox_config, images) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run(driver: GvisorDriver) -> Run:
+    """Runs a program with `LIMITS`, or with those given instead."""
+
+    async def run_one(
+        source: str,
+        *,
+        runtime: str = "python",
+        files: Sequence[ProgramFile] = (),
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        **limits: float,
+    ) -> Ran:
+        sink = Collected()
+        base = program(source, runtime)
+        full = replace(base, files=(*base.files, *files), args=args, env=env or {}, stdin=stdin)
+        verdict = await run_program(driver, full, replace(LIMITS, **limits), sink)  # pyright: ignore[reportArgumentType] - named by the tests, checked by the dataclass
+        return Ran(verdict, sink.stdout, sink.stderr)
+
+    return run_one
+
+
+def leftovers(config: GvisorConfig) -> list[str]:
+    """Every process, control group and file that runs on a ground have left; empty when all is well."""
+    marks = (str(config.state_root).encode(), config.cgroup_parent.encode())
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if any(mark in line for mark in marks) and int(process.name) != os.getpid():
+            found.append(f"process {process.name}")
+    # Version 1 mounts its hierarchies below, version 2 is the folder itself.
+    for mount in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+        if (mount / config.cgroup_parent).exists():
+            found.append(f"control group {mount / config.cgroup_parent}")
+    if config.state_root.exists():
+        found += [str(path) for path in config.state_root.iterdir() if path.name != "lock"]
+    return found
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process holds."""
+    return len(os.listdir("/proc/self/fd"))
