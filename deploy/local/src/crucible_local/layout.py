@@ -3,12 +3,16 @@
 import fcntl
 import hashlib
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_DATA = Path("/var/lib/crucible")
 RUNTIME_ROOT = Path("/run/crucible")
 MARKER = ".crucible-stack"
+LOCK_TRIES = 10
+LOCK_SECONDS = 0.02
+"""Between tries: `is_held` takes the lock for a moment, and such a moment is no running stack."""
 
 
 class LayoutError(RuntimeError):
@@ -108,24 +112,27 @@ def take_lock(path: Path) -> int | None:
     Raises FileNotFoundError when the stack was never started.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_SECONDS)
+        else:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_held(path: Path) -> bool:
     """Whether a supervisor holds the lock."""
     try:
-        descriptor = take_lock(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
-    if descriptor is None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    os.close(descriptor)
+    finally:
+        os.close(descriptor)
     return False

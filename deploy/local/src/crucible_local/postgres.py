@@ -126,10 +126,12 @@ class Cluster:
         if len(str(self.socket)) > MAX_SOCKET_PATH:
             raise PostgresError(f"the socket path {self.socket} is longer than {MAX_SOCKET_PATH} characters")
         give(self.sockets, self.account, mode=0o750, gid=self.clients_gid)
-        give(self.data, self.account, mode=0o700)
         if (self.data / "PG_VERSION").exists():
             return False
-        command = [str(self.programs.path("initdb")), "--pgdata", str(self.data), "--username", ROLE]
+        partial = self.data.with_name(self.data.name + ".partial")  # an interrupted initdb leaves no half of a database
+        shutil.rmtree(partial, ignore_errors=True)
+        give(partial, self.account, mode=0o700)
+        command = [str(self.programs.path("initdb")), "--pgdata", str(partial), "--username", ROLE]
         command += ["--encoding=UTF8", "--no-locale", "--auth=trust"]
         if not durable:
             command.append("--no-sync")
@@ -139,6 +141,7 @@ class Cluster:
         )  # fmt: skip
         if made.returncode != 0:
             raise PostgresError(f"initdb failed: {(made.stderr or made.stdout).strip()}")
+        partial.rename(self.data)
         return True
 
     @property

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from crucible_local import kernel
@@ -24,11 +24,12 @@ log = logging.getLogger(__name__)
 class Life:
     """Start, ready, stop; every step of it is in the state file at once."""
 
-    def __init__(self, state_file: Path, addresses: dict[str, str]) -> None:
+    def __init__(self, state_file: Path, addresses: dict[str, str], announce: Callable[[], None]) -> None:
         own = ProcessIdentity.of(os.getpid())
         assert own is not None
         self._file = state_file
         self._state = StackState(supervisor=own, addresses=addresses)
+        self._announce = announce
         self._stop = asyncio.Event()
 
     async def run(self, stages: Sequence[Stage], *, logs: Path) -> bool:
@@ -47,6 +48,7 @@ class Life:
             if start.done() and not self._stop.is_set():
                 await start
                 ready = True
+                self._announce()
                 self._enter("ready")
                 await asyncio.wait((stop, housekeeping), return_when=asyncio.FIRST_COMPLETED)
         except Exception as error:  # noqa: BLE001 - whatever it was, who waits for the start is told
@@ -96,14 +98,16 @@ def supervise(options: StackOptions) -> int:
 
 
 async def _supervise(options: StackOptions, layout: Layout, stack: Stack) -> int:
-    life = Life(layout.state, stack.addresses)
+    def announce() -> None:
+        if options.client_config is not None:
+            write_client_config(options.client_config, stack.addresses, invoking_user(os.environ))
+
+    life = Life(layout.state, stack.addresses, announce)
     try:
         stages = stack.stages()
     except Exception as error:  # noqa: BLE001 - whatever it was, who waits for the start is told
         life.fail_before_start(error)
         return 1
-    if options.client_config is not None:
-        write_client_config(options.client_config, stack.addresses, invoking_user(os.environ))
     try:
         return 0 if await life.run(stages, logs=layout.logs) else 1
     finally:

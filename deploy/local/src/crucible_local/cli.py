@@ -1,0 +1,185 @@
+"""The commands that `crucible` gets when the stack is installed beside it: up, down, status, doctor, demo."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from rich.console import Console
+
+from crucible_local import demo as demonstration
+from crucible_local import display, doctor
+from crucible_local.client_config import client_config_path
+from crucible_local.confinement import ConfinementError
+from crucible_local.elevation import ElevationError, become_root
+from crucible_local.jaeger import JaegerError, require_jaeger
+from crucible_local.launch import InterruptedStartError, LaunchError, current_state, launch, purge, stop
+from crucible_local.layout import DEFAULT_DATA, Layout, LayoutError, is_held
+from crucible_local.options import Ports, PortTakenError, StackOptions, invoking_user
+from crucible_local.state import StackState
+
+START_SECONDS = 600
+"""A first start builds root images."""
+EXPECTED = (PortTakenError, LaunchError, LayoutError, JaegerError, ConfinementError, ElevationError)
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def _data(command: Command) -> Command:
+    return click.option(
+        "--data", type=click.Path(path_type=Path), envvar="CRUCIBLE_DATA", default=DEFAULT_DATA, show_default=True,
+        help="The stack's data folder; it names the stack.",
+    )(command)  # fmt: skip
+
+
+def _start_options(command: Command) -> Command:
+    for option in (
+        click.option("--timeout", type=click.FloatRange(1), default=START_SECONDS, show_default=True,
+                     help="Seconds to wait until all is ready."),
+        click.option("--write-config/--no-write-config", default=None,
+                     help="Write the client's addresses to client.toml; so by default for the default data folder."),
+        click.option("--jaeger", is_flag=True, help="Start Jaeger too, from a binary or a Docker engine."),
+        click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE",
+                     help="First of the ports, 8080 unless told; 0: any free ones."),
+        click.option("--port", type=click.IntRange(1, 65535), help="The gateway's port alone."),
+    ):  # fmt: skip
+        command = option(command)
+    return _data(command)
+
+
+@click.command()
+@_start_options
+@click.option("--json", "as_json", is_flag=True, help="Print the state as JSON once it is ready.")
+@click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, then stop the stack.")
+def up(
+    data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float,
+    as_json: bool, foreground: bool,
+) -> None:  # fmt: skip
+    """Start the whole stack on this machine."""
+    console = Console(stderr=True)
+    options = _options(data, port, port_base, jaeger=jaeger, write_config=write_config)
+    state = _start(console, options, timeout)
+    if as_json:
+        click.echo(display.status_json(state, state.processes))
+    else:
+        _announce(console, state)
+    if foreground:
+        _stay(options)
+
+
+@click.command()
+@_data
+@click.option("--purge", "with_data", is_flag=True, help="Remove its data and images too.")
+def down(data: Path, with_data: bool) -> None:
+    """Stop the stack; no process, mount or cgroup is left."""
+    layout = Layout(data.resolve())
+    try:
+        if layout.lock.exists() or with_data:
+            become_root(os.environ)
+        found = stop(layout)
+        removed = purge(layout) if with_data else False
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(("the stack is stopped" if found else "no stack runs") + (f"; {data} is removed" if removed else ""))
+
+
+@click.command()
+@_data
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(data: Path, as_json: bool) -> None:
+    """Show each process: its state, pid, address, restarts and log. Exit code 3 when no stack runs."""
+    layout = Layout(data.resolve())
+    state, processes = current_state(layout)
+    if as_json:
+        click.echo(display.status_json(state, processes))
+    elif state is not None:
+        display.show_status(Console(), state, processes)
+    else:
+        click.echo(f"no stack runs on {data}; start one with `crucible up`")
+        for process in processes:
+            click.echo(f"left running: {process.name}; `crucible down` ends it")
+    if state is None:
+        raise SystemExit(3)
+
+
+@click.command("doctor")
+@_data
+@click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE", help="As in `crucible up`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(data: Path, port_base: int | None, as_json: bool) -> None:
+    """Check that this host can run the stack and its sandboxes."""
+    checks = doctor.quick_checks(data.resolve())
+    checks.append(doctor.port_check(Ports.choose(port_base, None), jaeger=False))
+    checks += doctor.sandbox_checks()
+    if as_json:
+        click.echo(display.checks_json(checks))
+    else:
+        display.show_checks(Console(), checks)
+    if doctor.failures(checks):
+        raise SystemExit(1)
+
+
+@click.command()
+@_start_options
+def demo(
+    data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float
+) -> None:
+    """Start the stack, run one program in gVisor end to end, and show what happened."""
+    console = Console()
+    options = _options(data, port, port_base, jaeger=jaeger, write_config=write_config)
+    state = _start(console, options, timeout)
+    try:
+        demonstration.show(console, state.addresses)
+    except demonstration.DemoError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _options(
+    data: Path, port: int | None, port_base: int | None, *, jaeger: bool, write_config: bool | None
+) -> StackOptions:
+    try:
+        become_root(os.environ)
+        if jaeger:
+            require_jaeger(os.environ)
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    data = data.resolve()
+    writes = data == DEFAULT_DATA if write_config is None else write_config
+    config = client_config_path(os.environ, invoking_user(os.environ)) if writes else None
+    return StackOptions(data=data, ports=Ports.choose(port_base, port), jaeger=jaeger, client_config=config)
+
+
+def _start(console: Console, options: StackOptions, timeout: float) -> StackState:
+    if failed := doctor.failures(doctor.quick_checks(options.data)):
+        display.show_checks(console, failed)
+        raise click.ClickException("this host lacks what is marked above; nothing was started")
+    try:
+        launched = launch(options, timeout=timeout, progress=display.Progress(console))
+    except InterruptedStartError as error:
+        click.echo(f"\n{error}", err=True)
+        raise SystemExit(130) from None
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from error
+    if launched.was_running:
+        console.print(f"a stack runs already on {options.data}")
+    return launched.state
+
+
+def _announce(console: Console, state: StackState) -> None:
+    gateway = state.addresses["gateway"]
+    console.print(f"ready: {gateway} (API reference at {gateway}/docs)", highlight=False)
+    if "jaeger" in state.addresses:
+        console.print(f"traces: {state.addresses['jaeger']}", highlight=False)
+
+
+def _stay(options: StackOptions) -> None:
+    layout = Layout(options.data)
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: asked.append(number))
+    while not asked and is_held(layout.lock):
+        time.sleep(0.2)
+    stop(layout)

@@ -1,0 +1,102 @@
+"""What people see of a stack: its start line by line, its state as a table."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from crucible_local import logfiles
+from crucible_local.doctor import Check
+from crucible_local.probes import answers_ok
+from crucible_local.state import ProcessState, StackState
+
+GOOD = ("ready", "done")
+
+
+@dataclass
+class Progress:
+    """Prints each process once it is ready, and the building of images as it goes on."""
+
+    console: Console
+    _seen: dict[str, str] = field(default_factory=dict[str, str])
+
+    def __call__(self, state: StackState) -> None:
+        """Takes each new state."""
+        for process in state.processes:
+            self._show(process)
+
+    def _show(self, process: ProcessState) -> None:
+        if process.condition in GOOD and process.seconds:
+            line = f"[green]✓[/green] {process.name:10} {process.seconds:5.1f} s  {process.address or process.detail}"
+        elif process.condition in ("restarting", "failed"):
+            line = f"[red]✗[/red] {process.name:10} {process.detail}"
+        elif process.kind == "job" and process.condition == "starting" and (words := _last_line(process)):
+            line = f"  {process.name:10} [dim]{words}[/dim]"
+        else:
+            return
+        if self._seen.get(process.name) != line:
+            self._seen[process.name] = line
+            self.console.print(line, highlight=False)
+
+
+def _last_line(process: ProcessState) -> str:
+    return logfiles.tail(Path(process.log), lines=1).replace("[", r"\[")
+
+
+def show_status(console: Console, state: StackState, processes: list[ProcessState]) -> None:
+    """One line per process, asked just now whether it is ready."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("process", "state", "pid", "restarts", "address", "log"):
+        table.add_column(column, overflow="fold")
+    for process in processes:
+        if process.kind == "daemon":
+            pid = str(process.identity.pid) if process.identity else ""
+            row = (condition_now(process), pid, str(process.restarts), process.address, process.log)
+            table.add_row(process.name, *row)
+    console.print(table)
+    console.print(f"phase {state.phase}, supervisor {state.supervisor.pid}", highlight=False)
+
+
+def condition_now(process: ProcessState) -> str:
+    """The supervisor's view, and the process's own where it answers such questions."""
+    if process.condition == "ready" and process.ready_url and not answers_ok(process.ready_url):
+        return "unready"
+    return process.condition
+
+
+def status_json(state: StackState | None, processes: list[ProcessState]) -> str:
+    """The same for programs."""
+    answer = {
+        "phase": state.phase if state else "stopped",
+        "supervisorPid": state.supervisor.pid if state else None,
+        "addresses": state.addresses if state else {},
+        "processes": [
+            {
+                "name": process.name,
+                "state": condition_now(process),
+                "pid": process.identity.pid if process.identity else None,
+                "address": process.address,
+                "restarts": process.restarts,
+                "log": process.log,
+            }
+            for process in processes
+            if process.kind == "daemon"
+        ],
+    }
+    return json.dumps(answer, indent=2)
+
+
+def show_checks(console: Console, checks: list[Check]) -> None:
+    """One line per finding, and what mends it."""
+    for check in checks:
+        mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]" if check.required else "[yellow]![/yellow]"
+        console.print(f"{mark} {check.name:18} {check.detail}", highlight=False)
+        if not check.passed and check.remedy:
+            console.print(f"  {'':18} {check.remedy}", highlight=False)
+
+
+def checks_json(checks: list[Check]) -> str:
+    """The same for programs."""
+    return json.dumps([asdict(check) for check in checks], indent=2)
