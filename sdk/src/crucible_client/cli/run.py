@@ -133,7 +133,8 @@ def _signal_number(name: str) -> int:
 
 
 def _last_words(evaluation: Evaluation) -> list[str]:
-    lines = [f"crucible: {detail}" for detail in findings(evaluation)]
+    ran_into_limit = evaluation.result is not None and evaluation.result.outcome.limit
+    lines = [f"crucible: {detail}" for detail in findings(evaluation)] if ran_into_limit else []
     if evaluation.status is Status.FAILED:
         lines.append(
             f"crucible: the platform gave up ({one_line(str(evaluation.status_reason or evaluation.cause))}). "

@@ -40,10 +40,11 @@ def run_session(
     *,
     refused: int = REFUSED,
     one_trace: bool = True,
+    patience: float = 30.0,
 ) -> NoReturn:
     """Opens the client, runs `main`, and exits with its code; a failure becomes a line on stderr and its code.
 
-    Unless `one_trace` is off, all calls are of one trace, whose id failures name.
+    Unless `one_trace` is off, all calls are of one trace, whose id failures name. `patience` is the client's.
     """
     traceparent = new_traceparent()
 
@@ -51,6 +52,7 @@ def run_session(
         async with Client(
             scheduler=target.scheduler,
             store=target.store,
+            patience=patience,
             traceparent=(lambda: traceparent) if one_trace else new_traceparent,
         ) as client:
             return await main(client)

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from crucible_client.cli.session import LIMIT, PIPE_CLOSED
 from crucible_client.client import Client
@@ -60,7 +60,8 @@ class Stopping:
             yield
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await task
 
     async def _cancel_when_asked(self, client: Client, timeout: float | None, inside: asyncio.Task[object]) -> None:
         try:

@@ -1,0 +1,119 @@
+"""The file of a batch: one evaluation a line, as proto3 JSON; all of it is read and checked before anything is sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from google.protobuf.json_format import ParseDict, ParseError
+
+from crucible.v1 import evaluation_pb2
+
+REQUEST_ID = "requestId"
+"""Beside the evaluation's own fields a line may hold its request id."""
+
+MAXIMUM_REQUEST_ID = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that can be sent. `number` counts from 1."""
+
+    number: int
+    request_id: str
+    evaluation: evaluation_pb2.Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """One that cannot: which field, and why."""
+
+    number: int
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"line {self.number}: {self.field}: {self.problem}" if self.field else f"line {self.number}: {self.problem}"
+        )
+
+
+class _BadLineError(Exception):
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.field = field
+        self.problem = problem
+
+
+def read_batch(content: bytes, *, runtimes: Sequence[str], key: str | None) -> tuple[list[Line], list[BadLine]]:
+    """The lines and the bad lines. Empty lines count but are no evaluations.
+
+    A line without a request id gets one of the file's content (or of `key`) and its number, so that the same file
+    makes the same requests.
+    """
+    prefix = hashlib.sha256(content if key is None else key.encode()).hexdigest()[:32]
+    lines: list[Line] = []
+    bad: list[BadLine] = []
+    number_of: dict[str, int] = {}
+    for number, text in _numbered(content):
+        try:
+            request_id, evaluation = _parse(text, runtimes)
+            request_id = request_id or f"batch-{prefix}-{number}"
+            if request_id in number_of:
+                raise _BadLineError(REQUEST_ID, f"{request_id!r} stands in line {number_of[request_id]} already")
+        except _BadLineError as exc:
+            bad.append(BadLine(number, exc.field, exc.problem))
+        else:
+            number_of[request_id] = number
+            lines.append(Line(number, request_id, evaluation))
+    return lines, bad
+
+
+def _numbered(content: bytes) -> Iterator[tuple[int, bytes]]:
+    # By the newline alone: JSON strings may hold the other line separators of Unicode.
+    for number, text in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if text.strip():
+            yield number, text
+
+
+def _parse(text: bytes, runtimes: Sequence[str]) -> tuple[str, evaluation_pb2.Evaluation]:
+    try:
+        parsed: object = json.loads(text)
+    except UnicodeDecodeError as exc:
+        raise _BadLineError("", f"is not UTF-8 (byte {exc.start + 1})") from exc
+    except json.JSONDecodeError as exc:
+        raise _BadLineError("", f"is not JSON: {exc.msg} (column {exc.colno})") from exc
+    except RecursionError as exc:
+        raise _BadLineError("", "is nested too deeply") from exc
+    if not isinstance(parsed, dict):
+        raise _BadLineError("", 'must be an object such as {"runtime": "python", "source": "print(1)"}')
+    fields = cast("dict[str, object]", parsed)
+    request_id = _request_id(fields.pop(REQUEST_ID, None))
+    evaluation = evaluation_pb2.Evaluation()
+    for name, value in fields.items():
+        # Field by field, so that a problem is told with the field's own name.
+        try:
+            ParseDict({name: value}, evaluation)
+        except ParseError as exc:
+            known = any(name in (field.json_name, field.name) for field in evaluation.DESCRIPTOR.fields)
+            raise _BadLineError(name, str(exc) if known else "there is no such field") from exc
+    if not evaluation.runtime:
+        raise _BadLineError("runtime", f"is missing: one of {', '.join(runtimes)}")
+    if evaluation.runtime not in runtimes:
+        raise _BadLineError("runtime", f"{evaluation.runtime!r} is not known: one of {', '.join(runtimes)}")
+    if evaluation.HasField("source") == bool(evaluation.files):
+        raise _BadLineError("source", "set either source or files, not both and not neither")
+    return request_id, evaluation
+
+
+def _request_id(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value or len(value) > MAXIMUM_REQUEST_ID or not value.isascii():
+        raise _BadLineError(REQUEST_ID, "must be 1 to 255 printable ASCII characters")
+    if any(character <= " " or character == "\x7f" for character in value):
+        raise _BadLineError(REQUEST_ID, "must be printable and without spaces")
+    return value
