@@ -1,0 +1,214 @@
+"""The connection to PostgreSQL: pooled, bounded in time, its failures sorted by what is to be done about them.
+
+Owns no table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import grpc
+import psycopg
+import sqlalchemy as sa
+import sqlalchemy.exc
+from psycopg.types.string import TextLoader
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from crucible_chassis.errors import ServiceError
+from crucible_chassis.logs import get_logger
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+CONNECT_SECONDS = 5
+"""For a new connection, and for one out of the pool."""
+WORK_SECONDS = 20.0
+"""For one transaction, all its statements."""
+STATEMENT_MILLISECONDS = 15_000
+LOCK_MILLISECONDS = 5_000
+"""The server's own bounds: a client that died holds nothing for longer."""
+RETRIES = 8
+"""Of a transaction that lost to another (serialization, deadlock)."""
+RETRY_AFTER_SECONDS = 2.0
+"""What callers are told while the database is away."""
+
+T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
+
+log = get_logger(__name__)
+
+
+class DatabaseAwayError(ServiceError):
+    """The database cannot be reached, or does not answer in time. What was asked may have happened or not."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            grpc.StatusCode.UNAVAILABLE,
+            "DEPENDENCY_UNAVAILABLE",
+            "the database is away: try again",
+            metadata={"part": "database"},
+            retry_after=RETRY_AFTER_SECONDS,
+        )
+
+
+class DataRefusedError(Exception):
+    """The database refused a value: repeating it is of no use. `sqlstate` is empty where the driver refused it."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(f"SQLSTATE {sqlstate or 'unknown'}")
+        self.sqlstate = sqlstate
+
+
+class Trouble(Enum):
+    """What is to be done about a failure."""
+
+    CONTENTION = auto()
+    """Do it again: another transaction was in the way."""
+    AWAY = auto()
+    DATA = auto()
+    OTHER = auto()
+    """A fault of ours."""
+
+
+_CONTENTION = frozenset({"40001", "40P01"})
+# Connection failures, insufficient resources, shutdown, a statement or lock that took too long.
+_AWAY = ("08", "53", "57", "58", "55P03", "25006")
+_DATA = ("22", "23")
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """Sorts what SQLAlchemy, psycopg or the loop raised."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        original = error.orig
+        sqlstate = original.sqlstate if isinstance(original, psycopg.Error) else None
+        if sqlstate is not None:
+            if sqlstate in _CONTENTION:
+                return Trouble.CONTENTION
+            if sqlstate.startswith(_AWAY):
+                return Trouble.AWAY
+            return Trouble.DATA if sqlstate.startswith(_DATA) else Trouble.OTHER
+        if error.connection_invalidated or isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError)):
+            return Trouble.AWAY
+        # The driver could not even send the value (a NUL in text, a number out of its range).
+        return Trouble.DATA if isinstance(original, psycopg.DataError) else Trouble.OTHER
+    if isinstance(error, (sqlalchemy.exc.TimeoutError, TimeoutError, OSError)):
+        return Trouble.AWAY
+    return Trouble.OTHER
+
+
+def open_engine(url: str, *, connections: int, application: str) -> AsyncEngine:
+    """An engine that connects at first use. UUIDs come as text, times in UTC."""
+    options = (
+        f"-c timezone=UTC -c jit=off -c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={LOCK_MILLISECONDS}"
+        # A store that was cut off in the middle of a transaction must not hold its locks for ever.
+        f" -c idle_in_transaction_session_timeout={STATEMENT_MILLISECONDS}"
+    )
+    engine = create_async_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": application,
+            "options": options,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
+    )
+    event.listen(engine.sync_engine, "connect", _prepare)
+    return engine
+
+
+def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    driver = cast("psycopg.AsyncConnection[object]", connection.driver_connection)
+    driver.adapters.register_loader("uuid", TextLoader)
+
+
+class Database:
+    """Transactions and reads on an engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reachable = False
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last work reached it."""
+        return self._reachable
+
+    async def transact(self, work: Work[T]) -> T:
+        """Runs `work` in one transaction and commits it; again from its start where another was in the way.
+
+        It must be safe to repeat after a commit whose answer was lost. Raises DatabaseAwayError, DataRefusedError, and
+        what `work` raises, which rolls back.
+        """
+        return await self._run(self._engine, work, begin=True)
+
+    async def read(self, work: Work[T]) -> T:
+        """Runs `work`, each of its statements for itself. Raises as `transact`."""
+        return await self._run(self._reading, work, begin=False)
+
+    async def probe(self) -> bool:
+        """Asks the database for a sign of life."""
+        try:
+            await self.read(_probe)
+        except DatabaseAwayError:
+            return False
+        return True
+
+    async def _run(self, engine: AsyncEngine, work: Work[T], *, begin: bool) -> T:
+        contentions = 0
+        cut = False
+        while True:
+            try:
+                async with asyncio.timeout(WORK_SECONDS), engine.begin() if begin else engine.connect() as connection:
+                    answer = await work(connection)
+            except (sqlalchemy.exc.SQLAlchemyError, TimeoutError, OSError) as exc:
+                trouble = trouble_of(exc)
+                if trouble is Trouble.CONTENTION and contentions < RETRIES:
+                    contentions += 1
+                    await asyncio.sleep(random.uniform(0, 0.005 * 2**contentions))  # noqa: S311  spreads, hides nothing
+                    continue
+                if trouble is Trouble.AWAY and not cut and isinstance(exc, sqlalchemy.exc.DBAPIError):
+                    # A pooled connection that a restart of the server cut: a new one tells whether it is away.
+                    cut = True
+                    continue
+                if trouble in (Trouble.AWAY, Trouble.CONTENTION):
+                    self._lost(exc)
+                    raise DatabaseAwayError from exc
+                self._found()
+                if trouble is Trouble.DATA:
+                    raise DataRefusedError(_sqlstate(exc)) from exc
+                raise
+            self._found()
+            return answer
+
+    def _lost(self, error: Exception) -> None:
+        if self._reachable:
+            log.warning("database.away", error=type(error).__name__, sqlstate=_sqlstate(error))
+        self._reachable = False
+
+    def _found(self) -> None:
+        if not self._reachable:
+            log.info("database.reached")
+        self._reachable = True
+
+
+async def _probe(connection: AsyncConnection) -> None:
+    await connection.execute(sa.text("SELECT 1"))
+
+
+def _sqlstate(error: BaseException) -> str:
+    if isinstance(error, sqlalchemy.exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
+        return error.orig.sqlstate or ""
+    return ""

@@ -1,0 +1,83 @@
+"""What the store does on its own: looks whether the database is there, counts, and forgets executors of long ago."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import sqlalchemy as sa
+from prometheus_client import Gauge
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible_chassis.logs import get_logger
+from crucible_store.database import Database, DatabaseAwayError
+from crucible_store.migrate import expected_revision
+
+PROBE_SECONDS = 2.0
+COUNT_SECONDS = 30.0
+FORGET_EXECUTORS_AFTER = "1 hour"
+"""A process that was silent for so long is gone; a new one has a new id."""
+COMPLAINT_SECONDS = 10.0
+
+EVALUATIONS = Gauge("crucible_store_evaluations", "Evaluations that are not final, by where they stand", ["standing"])
+
+# `stray` is the invariant of the protocol: nothing but a dead reaper leaves a lease lapsed for a minute.
+_STANDINGS = sa.text("""
+SELECT (SELECT count(*) FROM evaluations WHERE status = 1) AS queued,
+    count(*) AS leased,
+    count(*) FILTER (WHERE lease_until IS NULL OR lease_until < clock_timestamp() - interval '1 minute') AS stray
+FROM evaluations WHERE status IN (2, 3)
+""")
+_FORGET = sa.text(
+    f"DELETE FROM executors WHERE last_seen < clock_timestamp() - interval '{FORGET_EXECUTORS_AFTER}'"  # noqa: S608
+)
+_REVISION = sa.text("SELECT version_num FROM alembic_version")
+_MIGRATED = sa.text("SELECT to_regclass('alembic_version') IS NOT NULL")
+
+log = get_logger(__name__)
+
+
+async def wait_for_schema(database: Database) -> None:
+    """Returns once the database is there and has this version's schema, saying now and then what is missing."""
+    expected = expected_revision()
+    loop = asyncio.get_running_loop()
+    complained = -COMPLAINT_SECONDS
+    while True:
+        try:
+            found = await database.read(_revision)
+        except DatabaseAwayError:
+            found = "unreachable"
+        if found == expected:
+            return
+        if loop.time() - complained >= COMPLAINT_SECONDS:
+            complained = loop.time()
+            log.warning("database.waiting", schema=found or "none", expected=expected)
+        await asyncio.sleep(0.25)
+
+
+async def probe(database: Database) -> None:
+    """Looks for the database, for as long as it lasts; `database.reachable` tells."""
+    while True:
+        await asyncio.sleep(PROBE_SECONDS)
+        await database.probe()
+
+
+async def count(database: Database) -> None:
+    """Keeps the gauges, and forgets executors, for as long as it lasts."""
+    while True:
+        with contextlib.suppress(DatabaseAwayError):
+            await database.read(_count)
+        await asyncio.sleep(COUNT_SECONDS)
+
+
+async def _revision(connection: AsyncConnection) -> str | None:
+    if not (await connection.execute(_MIGRATED)).scalar_one():
+        return None
+    return (await connection.execute(_REVISION)).scalar_one_or_none()
+
+
+async def _count(connection: AsyncConnection) -> None:
+    row = (await connection.execute(_STANDINGS)).one()
+    for standing in ("queued", "leased", "stray"):
+        EVALUATIONS.labels(standing).set(getattr(row, standing))
+    await connection.execute(_FORGET)

@@ -1,0 +1,157 @@
+"""Rules 3 to 7 and 16 in transactions: what executors say of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible_store import convert
+from crucible_store.convert import UnreadableError
+from crucible_store.database import Database, DataRefusedError
+from crucible_store.domain.folding import Fate, fold
+from crucible_store.domain.rows import Kind, Message, Row
+from crucible_store.ledger.hot import Changes, Parked, lock, write
+
+MAX_PARKED_BYTES = 1024 * 1024
+"""Of a message that is set aside; what is beyond is cut."""
+MAX_MESSAGE_ID_CHARS = 200
+"""Of a message's id; ours have 60."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came over the stream ATTEMPTS."""
+
+    subject: str
+    message_id: str
+    """`<run>.<number>`, or `<run>.<number>.<round>`."""
+    data: bytes
+    evaluation: str
+    """Empty where neither message nor subject names one."""
+    message: Message | None
+    """None: it cannot be decoded."""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What became of deliveries."""
+
+    fates: dict[int, Fate] = field(default_factory=dict[int, Fate])
+    """By place in the batch."""
+    changes: Changes = field(default_factory=Changes)
+
+
+def receive(subject: str, message_id: str, data: bytes) -> Delivery:
+    """Reads a delivery. What cannot be read is told by its subject and its message id alone."""
+    message_id = message_id.replace("\0", "")[:MAX_MESSAGE_ID_CHARS]
+    try:
+        evaluation, message = convert.message(data)
+    except UnreadableError:
+        named = subject.rpartition(".")[2]
+        return Delivery(subject, message_id, data, named if convert.is_uuid(named) else "", None)
+    return Delivery(subject, message_id, data, evaluation, message)
+
+
+async def apply(database: Database, deliveries: Sequence[Delivery], *, jitter: Callable[[], float]) -> list[Applied]:
+    """Applies a batch, one transaction for all; where the database refuses the data, one for each evaluation.
+
+    Raises DatabaseAwayError: then nothing, or what an earlier transaction of the batch wrote, has happened, and the
+    whole batch may be given again.
+    """
+    batch = list(enumerate(deliveries))
+    try:
+        return [await database.transact(lambda c: _apply(c, batch, jitter))]
+    except DataRefusedError:
+        done: list[Applied] = []
+        by_evaluation: dict[str, list[tuple[int, Delivery]]] = {}
+        for place, delivery in batch:
+            by_evaluation.setdefault(delivery.evaluation, []).append((place, delivery))
+        for part in by_evaluation.values():
+            done += await _apply_alone(database, part, jitter)
+        return done
+
+
+async def _apply_alone(
+    database: Database, part: list[tuple[int, Delivery]], jitter: Callable[[], float]
+) -> list[Applied]:
+    """One evaluation; where its data are refused, message by message, setting aside the one at fault."""
+    try:
+        return [await database.transact(lambda c: _apply(c, part, jitter))]
+    except DataRefusedError:
+        done: list[Applied] = []
+        for place, delivery in sorted(part, key=lambda item: item[1].message.number if item[1].message else -1):
+            try:
+                done.append(await database.transact(lambda c, one=[(place, delivery)]: _apply(c, one, jitter)))
+            except DataRefusedError as exc:
+                assert delivery.message is not None
+                parked = replace(delivery, message=replace(delivery.message, parked=True, executor=None))
+                done.append(
+                    await database.transact(lambda c, one=[(place, parked)], why=str(exc): _apply(c, one, jitter, why))
+                )
+        return done
+
+
+async def _apply(
+    connection: AsyncConnection,
+    batch: Sequence[tuple[int, Delivery]],
+    jitter: Callable[[], float],
+    refused: str = "it cannot be read",
+) -> Applied:
+    applied = Applied()
+    changes = applied.changes
+    by_evaluation: dict[str, list[tuple[int, Delivery]]] = {}
+    for place, delivery in batch:
+        applied.fates[place] = Fate.DROPPED
+        by_evaluation.setdefault(delivery.evaluation, []).append((place, delivery))
+    rows, now = await lock(connection, [evaluation for evaluation in by_evaluation if evaluation])
+    for evaluation, part in by_evaluation.items():
+        row = rows.get(evaluation)
+        if row is None or now is None:
+            changes.parked += [_parked(delivery, refused) for _, delivery in part if delivery.message is None]
+            continue
+        messages = [_message(delivery, row) for _, delivery in part]
+        counting = [(item, message) for item, message in zip(part, messages, strict=True) if message is not None]
+        folded = fold(row, [message for _, message in counting], now=now, jitter=jitter)
+        for ((place, delivery), message), fate in zip(counting, folded.fates, strict=True):
+            applied.fates[place] = fate
+            if fate is Fate.APPLIED and message.parked:
+                changes.parked.append(_parked(delivery, refused))
+        changes.parked += [
+            _parked(delivery, refused) for (_, delivery), message in zip(part, messages, strict=True) if message is None
+        ]
+        if not folded.changed:
+            continue
+        after = folded.row
+        changes.rows.append(after)
+        changes.events += [convert.event(evaluation, row.tenant, entry) for entry in folded.entries]
+        if folded.attempt is not None:
+            changes.attempts.append((evaluation, folded.attempt))
+        if folded.verdict is not None:
+            verdict = folded.verdict
+            changes.results.append((evaluation, after.generation, after.attempt, verdict.run, convert.result(verdict)))
+        if folded.frees_slot:
+            changes.pools.add(row.pool)
+    if changes.rows or changes.parked:
+        await write(connection, changes)
+    return applied
+
+
+def _message(delivery: Delivery, row: Row) -> Message | None:
+    """The message to fold; None for an unreadable one that does not belong to the row's run.
+
+    Of a message that cannot be read only its id is known. It is taken for the run's last: if it was, nothing would ever
+    end this run, and a run that goes on after it costs no more than its attempt.
+    """
+    if delivery.message is not None:
+        return delivery.message
+    run, _, number = delivery.message_id.partition(".")
+    number = number.partition(".")[0]
+    if row.run != run or row.token is None or not number.isdecimal():
+        return None
+    return Message(row.attempt, row.token, run, int(number), Kind.FAULT, parked=True)
+
+
+def _parked(delivery: Delivery, reason: str) -> Parked:
+    return Parked(delivery.subject, delivery.message_id, reason, delivery.data[:MAX_PARKED_BYTES])

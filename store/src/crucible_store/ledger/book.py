@@ -1,0 +1,130 @@
+"""The ledger as the services use it: each method one transaction, announced once it is committed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible.internal.v1 import heartbeat_pb2, ledger_service_pb2
+from crucible.v1 import evaluation_pb2
+from crucible_store import convert, reading
+from crucible_store.convert import Admitted, StoredEvent
+from crucible_store.database import Database, DataRefusedError
+from crucible_store.ledger import attempts, creating, heartbeats, leasing, reaping, requests
+from crucible_store.ledger.attempts import Applied, Delivery
+from crucible_store.ledger.creating import Created
+from crucible_store.ledger.requests import Asked
+
+
+class Programs(Protocol):
+    """Where programs too large for their jobs are kept."""
+
+    async def put_program(self, sha256: str, program: bytes) -> None:
+        """Keeps it under its hash; nothing where it is kept already. Raises ServiceError UNAVAILABLE."""
+        ...
+
+
+class Announcements(Protocol):
+    """Tells of what was committed; never fails."""
+
+    async def announce(self, events: Iterable[StoredEvent], pools: Iterable[str]) -> None:
+        """Publishes events, and wakes the dispatch of pools."""
+        ...
+
+
+class Ledger:
+    """Raises DatabaseAwayError from every method, and ServiceError as the contract of `LedgerService` says."""
+
+    def __init__(self, database: Database, announcements: Announcements, programs: Programs) -> None:
+        self._database = database
+        self._announcements = announcements
+        self._programs = programs
+
+    async def create(self, new: Sequence[ledger_service_pb2.NewEvaluation]) -> list[evaluation_pb2.Evaluation]:
+        """Stores evaluations, all or none; gives them in order, those of known request ids as they are now."""
+        items = [convert.admitted(item) for item in new]
+        for item in items:
+            if item.large_program is not None and item.program_sha256 is not None:
+                await self._programs.put_program(item.program_sha256, item.large_program)
+        created, old = await self._create(items)
+        await self._announcements.announce(created.events, created.pools)
+        answers: list[evaluation_pb2.Evaluation] = []
+        for item in items:
+            if item.id in created.made:
+                answers.append(_as_created(item, created))
+            else:
+                answers.append(old[created.known.get(item.id, item.id)])
+        return answers
+
+    async def _create(self, items: Sequence[Admitted]) -> tuple[Created, dict[str, evaluation_pb2.Evaluation]]:
+        # A call that is repeated (by us after a lost connection, by the caller's channel) finds its own evaluations: a
+        # second look would cost each first call a statement, so it is taken where an insert has failed.
+        again = False
+
+        async def work(connection: AsyncConnection) -> tuple[Created, dict[str, evaluation_pb2.Evaluation]]:
+            created = await creating.create(connection, items, again=again)
+            others = [created.known.get(item.id, item.id) for item in items if item.id not in created.made]
+            return created, await reading.get_many(connection, others) if others else {}
+
+        try:
+            return await self._database.transact(work)
+        except DataRefusedError:
+            again = True
+            return await self._database.transact(work)
+
+    async def lease(self, *, pool: str, limit: int, seconds: float) -> ledger_service_pb2.LeaseEvaluationsResponse:
+        """Takes leases."""
+        leased = await self._database.transact(lambda c: leasing.lease(c, pool=pool, limit=limit, seconds=seconds))
+        await self._announcements.announce(leased.events, ())
+        return ledger_service_pb2.LeaseEvaluationsResponse(jobs=leased.jobs, more=leased.more)
+
+    async def heartbeat(self, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> heartbeat_pb2.HeartbeatReply:
+        """Records a heartbeat."""
+        beat = await self._database.transact(lambda c: heartbeats.record(c, heartbeat, seconds=seconds))
+        await self._announcements.announce((), beat.pools)
+        return beat.reply
+
+    async def list_lapsed(self, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
+        """Leases that have lapsed."""
+        return await self._database.read(lambda c: reaping.list_lapsed(c, limit=limit))
+
+    async def judge_lapsed(
+        self, leases: Sequence[ledger_service_pb2.LapsedLease]
+    ) -> ledger_service_pb2.JudgeLapsedLeasesResponse:
+        """Judges leases that are lapsed still."""
+        reaped = await self._database.transact(lambda c: reaping.judge_lapsed(c, leases, jitter=random.random))
+        await self._announcements.announce(reaped.changes.events, reaped.changes.pools)
+        return ledger_service_pb2.JudgeLapsedLeasesResponse(requeued=reaped.requeued, failed=reaped.failed)
+
+    async def cancel(self, evaluation: str) -> Asked:
+        """Cancels an evaluation."""
+        return await self._announced(await self._database.transact(lambda c: requests.cancel(c, evaluation)))
+
+    async def requeue(self, evaluation: str) -> Asked:
+        """Requeues a FAILED evaluation."""
+        return await self._announced(await self._database.transact(lambda c: requests.requeue(c, evaluation)))
+
+    async def apply(self, deliveries: Sequence[Delivery]) -> list[Applied]:
+        """Applies what executors said; the caller acknowledges, then calls `announce`."""
+        return await attempts.apply(self._database, deliveries, jitter=random.random)
+
+    async def announce(self, applied: Sequence[Applied]) -> None:
+        """Announces what `apply` wrote."""
+        for part in applied:
+            await self._announcements.announce(part.changes.events, part.changes.pools)
+
+    async def _announced(self, asked: Asked) -> Asked:
+        await self._announcements.announce(asked.changes.events, asked.changes.pools)
+        return asked
+
+
+def _as_created(item: Admitted, created: Created) -> evaluation_pb2.Evaluation:
+    """What a read of a new evaluation would give, without the read."""
+    answer = evaluation_pb2.Evaluation.FromString(item.summary + item.bulk)
+    answer.status = evaluation_pb2.Evaluation.QUEUED
+    answer.generation = 1
+    answer.create_time.CopyFrom(convert.timestamp(created.time))
+    return answer

@@ -1,0 +1,249 @@
+"""The hot row in SQL: how it is locked, read and written, with what a change appends in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible_store.convert import Columns, StoredEvent, StoredResult
+from crucible_store.domain.rows import AttemptRecord, Row
+from crucible_store.domain.states import LEASED, Cause, Reason, Status
+
+LEASED_SQL = ", ".join(str(int(status)) for status in sorted(LEASED))
+"""The states that hold a lease, as literals: a parameter would hide the partial index from the planner."""
+
+_WRITTEN = {
+    "status": "smallint",
+    "status_reason": "smallint",
+    "cause": "smallint",
+    "generation": "integer",
+    "attempt": "integer",
+    "attempt_base": "integer",
+    "token": "uuid",
+    "run": "uuid",
+    "executor": "text",
+    "run_events": "integer",
+    "lost": "integer",
+    "lease_until": "timestamptz",
+    "not_before": "timestamptz",
+    "last_sequence": "integer",
+    "queue_time": "timestamptz",
+    "start_time": "timestamptz",
+    "end_time": "timestamptz",
+}
+_EVENT = {
+    "evaluation": "uuid",
+    "sequence": "integer",
+    "attempt": "integer",
+    "stream": "smallint",
+    "stream_offset": "bigint",
+    "event": "bytea",
+}
+_ATTEMPT = {
+    "evaluation": "uuid",
+    "attempt": "integer",
+    "generation": "integer",
+    "run": "uuid",
+    "executor": "text",
+    "host": "text",
+    "begin_time": "timestamptz",
+    "end_time": "timestamptz",
+    "cause": "smallint",
+    "stdout_object": "text",
+    "stderr_object": "text",
+}
+_RESULT = {
+    "evaluation": "uuid",
+    "generation": "integer",
+    "attempt": "integer",
+    "run": "uuid",
+    "outcome": "smallint",
+    "summary": "bytea",
+    "bulk": "bytea",
+}
+_PARKED = {"subject": "text", "message_id": "text", "reason": "text", "message": "bytea"}
+
+
+def unnest(prefix: str, columns: Mapping[str, str]) -> str:
+    """`unnest(...)` of one array parameter a column, each named `<prefix>_<column>`."""
+    arrays = ", ".join(f"CAST(:{prefix}_{name} AS {kind}[])" for name, kind in columns.items())
+    return f"unnest({arrays}) AS {prefix}({', '.join(columns)})"
+
+
+def arrays(prefix: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:
+    """The parameters of `unnest`, from rows in the order of the columns."""
+    turned: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns]
+    return {f"{prefix}_{name}": values for name, values in zip(columns, turned, strict=True)}
+
+
+def _insert(table: str, prefix: str, columns: Mapping[str, str]) -> str:
+    names = ", ".join(columns)
+    return f"INSERT INTO {table} ({names}) SELECT {names} FROM {unnest(prefix, columns)}"  # noqa: S608  constants
+
+
+INSERT_EVENTS = _insert("events", "event", _EVENT)
+"""A statement, or the body of a WITH; takes `event_arrays`."""
+
+_LOCK = sa.text(
+    f"SELECT id, tenant, pool, max_attempts, {', '.join(_WRITTEN)}, clock_timestamp() AS now"  # noqa: S608  constants
+    " FROM evaluations WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE"
+)
+
+_WRITE = sa.text(f"""
+WITH updated AS (
+    UPDATE evaluations e SET {", ".join(f"{name} = hot.{name}" for name in _WRITTEN)}
+    FROM {unnest("hot", {"id": "uuid", **_WRITTEN})} WHERE e.id = hot.id
+), appended AS (
+    {INSERT_EVENTS}
+), tried AS (
+    {_insert("attempts", "attempt", _ATTEMPT)}
+    ON CONFLICT (evaluation, attempt) DO UPDATE SET
+        end_time = coalesce(excluded.end_time, attempts.end_time),
+        cause = coalesce(excluded.cause, attempts.cause),
+        stdout_object = excluded.stdout_object,
+        stderr_object = excluded.stderr_object
+), judged AS (
+    {_insert("results", "result", _RESULT)}
+), parked AS (
+    INSERT INTO parked_messages (park_time, {", ".join(_PARKED)})
+    SELECT clock_timestamp(), {", ".join(_PARKED)} FROM {unnest("parked", _PARKED)}
+)
+SELECT 1
+""")  # noqa: S608  constants
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A message set aside for the operator."""
+
+    subject: str
+    message_id: str
+    reason: str
+    message: bytes
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a transaction writes, and what is announced once it is committed."""
+
+    rows: list[Row] = field(default_factory=list[Row])
+    events: list[StoredEvent] = field(default_factory=list[StoredEvent])
+    attempts: list[tuple[str, AttemptRecord]] = field(default_factory=list[tuple[str, AttemptRecord]])
+    results: list[tuple[str, int, int, str, StoredResult]] = field(
+        default_factory=list[tuple[str, int, int, str, StoredResult]]
+    )
+    """Evaluation, generation, attempt, run, verdict."""
+    parked: list[Parked] = field(default_factory=list[Parked])
+    pools: set[str] = field(default_factory=set[str])
+    """Where something was queued or a slot became free."""
+
+
+def row_of(columns: Columns) -> Row:
+    """The row in the columns that `lock` reads."""
+    reason, cause = columns["status_reason"], columns["cause"]
+    return Row(
+        id=columns["id"],
+        tenant=columns["tenant"],
+        pool=columns["pool"],
+        status=Status(columns["status"]),
+        status_reason=None if reason is None else Reason(reason),
+        cause=None if cause is None else Cause(cause),
+        generation=columns["generation"],
+        attempt=columns["attempt"],
+        attempt_base=columns["attempt_base"],
+        token=columns["token"],
+        run=columns["run"],
+        executor=columns["executor"],
+        run_events=columns["run_events"],
+        lost=columns["lost"],
+        max_attempts=columns["max_attempts"],
+        lease_until=columns["lease_until"],
+        not_before=columns["not_before"],
+        last_sequence=columns["last_sequence"],
+        queue_time=columns["queue_time"],
+        start_time=columns["start_time"],
+        end_time=columns["end_time"],
+    )
+
+
+async def lock(connection: AsyncConnection, ids: Sequence[str]) -> tuple[dict[str, Row], datetime | None]:
+    """Locks rows in the order of their ids; what is not there is left out. The time is the database's."""
+    answer = await connection.execute(_LOCK, {"ids": list(ids)})
+    rows: dict[str, Row] = {}
+    now: datetime | None = None
+    for columns in answer.mappings():
+        row = row_of(columns)
+        rows[row.id] = row
+        now = columns["now"]
+    return rows, now
+
+
+def event_arrays(events: Sequence[StoredEvent]) -> dict[str, list[Any]]:
+    """The parameters of INSERT_EVENTS."""
+    return arrays(
+        "event",
+        _EVENT,
+        [(e.evaluation, e.sequence, e.attempt, e.stream, e.stream_offset, e.data) for e in events],
+    )
+
+
+async def write(connection: AsyncConnection, changes: Changes) -> None:
+    """Writes everything in one statement. The rows must be locked."""
+    await connection.execute(
+        _WRITE,
+        arrays("hot", {"id": "uuid", **_WRITTEN}, [_columns(row) for row in changes.rows])
+        | event_arrays(changes.events)
+        | arrays("attempt", _ATTEMPT, [_attempt(*attempt) for attempt in changes.attempts])
+        | arrays(
+            "result",
+            _RESULT,
+            [
+                (evaluation, generation, attempt, run, result.outcome, result.summary, result.bulk)
+                for evaluation, generation, attempt, run, result in changes.results
+            ],
+        )
+        | arrays("parked", _PARKED, [(p.subject, p.message_id, p.reason, p.message) for p in changes.parked]),
+    )
+
+
+def _columns(row: Row) -> tuple[Any, ...]:
+    return (
+        row.id,
+        int(row.status),
+        None if row.status_reason is None else int(row.status_reason),
+        None if row.cause is None else int(row.cause),
+        row.generation,
+        row.attempt,
+        row.attempt_base,
+        row.token,
+        row.run,
+        row.executor,
+        row.run_events,
+        row.lost,
+        row.lease_until,
+        row.not_before,
+        row.last_sequence,
+        row.queue_time,
+        row.start_time,
+        row.end_time,
+    )
+
+
+def _attempt(evaluation: str, record: AttemptRecord) -> tuple[Any, ...]:
+    return (
+        evaluation,
+        record.attempt,
+        record.generation,
+        record.run,
+        record.executor.id if record.executor else None,
+        record.executor.host if record.executor else None,
+        record.begin_time,
+        record.end_time,
+        None if record.cause is None else int(record.cause),
+        *record.objects,
+    )

@@ -1,0 +1,109 @@
+"""Rule 1: leases of queued evaluations, within what the pool's live executors can take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible.internal.v1 import ledger_service_pb2
+from crucible_store import convert
+from crucible_store.convert import StoredEvent
+from crucible_store.domain.states import Status, Trigger, move
+from crucible_store.ledger.hot import INSERT_EVENTS, LEASED_SQL, event_arrays
+from crucible_store.reading import LIVE_EXECUTORS
+
+_QUEUED = int(Status.QUEUED)
+_DISPATCHED = int(move(Status.QUEUED, Trigger.LEASED))
+
+# Two dispatchers that count at the same time would both see the same slots free: a pool is leased by one at a time.
+_ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('crucible.lease.' || :pool, 0))")
+
+_LEASE = sa.text(f"""
+WITH clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now
+), live AS MATERIALIZED (
+    SELECT slots, runtimes FROM ({LIVE_EXECUTORS}) executors WHERE pool = :pool
+), free AS MATERIALIZED (
+    SELECT greatest(0, (SELECT coalesce(sum(slots), 0) FROM live) - count(*)) AS slots
+    FROM evaluations WHERE pool = :pool AND status IN ({LEASED_SQL}) AND lease_until > (SELECT now FROM clock)
+), wanted AS MATERIALIZED (
+    -- One beyond the limit tells whether there is more.
+    SELECT CASE WHEN slots = 0 THEN 0 ELSE least(slots, :limit) + 1 END AS rows FROM free
+), candidate AS MATERIALIZED (
+    SELECT next.* FROM (SELECT DISTINCT unnest(runtimes) AS runtime FROM live) offered CROSS JOIN LATERAL (
+        SELECT id, priority, queue_time FROM evaluations
+        WHERE status = {_QUEUED} AND pool = :pool AND runtime = offered.runtime
+            AND not_before <= (SELECT now FROM clock)
+        ORDER BY priority DESC, queue_time, id
+        LIMIT (SELECT rows FROM wanted) FOR NO KEY UPDATE SKIP LOCKED
+    ) next
+), chosen AS MATERIALIZED (
+    SELECT id FROM candidate ORDER BY priority DESC, queue_time, id
+    LIMIT (SELECT least(slots, :limit) FROM free)
+), leased AS (
+    UPDATE evaluations e
+    SET status = {_DISPATCHED}, status_reason = NULL, attempt = attempt + 1, token = gen_random_uuid(), run = NULL,
+        executor = NULL, run_events = 0, lease_until = clock.now + CAST(:lease AS interval),
+        last_sequence = last_sequence + 1
+    FROM chosen, clock
+    WHERE e.id = chosen.id AND e.status = {_QUEUED} AND e.not_before <= clock.now
+    RETURNING e.id, e.tenant, e.generation, e.attempt, e.token, e.last_sequence, e.priority, e.queue_time, e.runtime
+)
+SELECT leased.*, clock.now, free.slots > :limit AND (SELECT count(*) FROM candidate) > :limit AS more
+FROM leased, clock, free ORDER BY priority DESC, queue_time, id
+""")  # noqa: S608  constants
+
+_RECORD = sa.text(f"""
+WITH appended AS (
+    {INSERT_EVENTS}
+)
+SELECT evaluation, summary, program, program_sha256, traceparent FROM requests
+WHERE evaluation = ANY(CAST(:ids AS uuid[]))
+""")  # noqa: S608  constants
+
+
+@dataclass(slots=True)
+class Leased:
+    """Leases taken."""
+
+    jobs: list[ledger_service_pb2.LeasedJob] = field(default_factory=list[ledger_service_pb2.LeasedJob])
+    more: bool = False
+    events: list[StoredEvent] = field(default_factory=list[StoredEvent])
+
+
+async def lease(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased:
+    """Takes up to `limit` leases that hold for so many seconds."""
+    await connection.execute(_ONE_AT_A_TIME, {"pool": pool})
+    rows = (
+        (await connection.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)}))
+        .mappings()
+        .all()
+    )
+    leased = Leased()
+    if not rows:
+        return leased
+    now = rows[0]["now"]
+    leased.more = rows[0]["more"]
+    leased.events = [
+        convert.dispatched_event(
+            row["id"],
+            row["tenant"],
+            sequence=row["last_sequence"],
+            generation=row["generation"],
+            attempt=row["attempt"],
+            time=now,
+            pool=pool,
+        )
+        for row in rows
+    ]
+    requests = {
+        row["evaluation"]: row
+        for row in (
+            await connection.execute(_RECORD, event_arrays(leased.events) | {"ids": [row["id"] for row in rows]})
+        ).mappings()
+    }
+    leased.jobs = [convert.job({**requests[row["id"]], **row}, dispatch_time=now) for row in rows]
+    return leased

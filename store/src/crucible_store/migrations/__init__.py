@@ -1,0 +1,1 @@
+"""Alembic's scripts. Run by `python -m crucible_store migrate` alone."""
