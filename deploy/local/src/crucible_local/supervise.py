@@ -60,6 +60,8 @@ class Life:
             housekeeping.cancel()
             await asyncio.gather(start, housekeeping, return_exceptions=True)
             await supervisor.stop()
+            if left := kernel.end_descendants():
+                log.error("cannot end %s", sorted(left))
             stop.cancel()
             if self._state.phase != "failed":
                 self._enter("stopped")

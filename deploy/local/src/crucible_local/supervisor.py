@@ -43,7 +43,7 @@ class _Run:
 
 
 class Supervisor:
-    """Runs stages; use it in the main thread of a process that has no other children.
+    """Runs stages; use it in the main thread.
 
     `changed` is called with the states after each change.
     """
@@ -97,11 +97,10 @@ class Supervisor:
                     logfiles.cap(Path(state.log))
 
     async def stop(self) -> None:
-        """Ends all, last stage first, then every descendant that is left."""
+        """Ends all, last stage first. Orphans of theirs that this process adopted are left to it."""
         self._stopping = True
         for stage in reversed(self._stages):
             await asyncio.gather(*(self._bring_down(run) for run in stage))
-        kernel.end_descendants()
 
     async def _bring_up(self, run: _Run) -> None:
         started = time.monotonic()
