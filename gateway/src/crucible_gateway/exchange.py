@@ -1,0 +1,188 @@
+"""One HTTP request and its answer: the body read within bounds, the answer sent within bounds, and who left when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import grpc
+from opentelemetry import trace
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from crucible_chassis.errors import ServiceError
+from crucible_gateway import json_writer
+from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+BODY_SECONDS = 60.0
+"""A body is read within this time."""
+SEND_SECONDS = 30.0
+"""A client takes each piece of its answer within this time, or its connection is closed."""
+
+JSON = "application/json"
+NO_STORE = ("cache-control", "no-store")
+
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """Nobody is there to be answered any more."""
+
+
+@dataclass(slots=True)
+class Drain:
+    """The two steps of a shutdown."""
+
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    """The process stops: streams end."""
+    last: asyncio.Event = field(default_factory=asyncio.Event)
+    """The grace is nearly over: whoever still waits is told to come again."""
+
+
+class Exchange:
+    """A request, and the one answer to it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, drain: Drain) -> None:
+        self.method: str = scope["method"]
+        self.raw_path: str = scope["raw_path"].decode("ascii", "replace")
+        self.query: bytes = scope["query_string"]
+        self.headers = Headers(scope=scope)
+        client = scope.get("client")
+        self.client: str = client[0] if client else ""
+        self.drain = drain
+        self.route = ""
+        """The template that matched: what spans, metrics and logs call this request."""
+        self.status = 0
+        """Of the answer; 0 until it is begun."""
+        self.sent_bytes = 0
+        self._receive = receive
+        self._send = send
+
+    @property
+    def head(self) -> bool:
+        """Only the head of the answer is wanted."""
+        return self.method == "HEAD"
+
+    def single_header(self, name: str) -> str | None:
+        """The value of a header that may stand once. 400 where it stands twice."""
+        values = self.headers.getlist(name)
+        if len(values) > 1:
+            raise fault("INVALID_FIELD", "stands more than once", field=name)
+        return values[0].strip() if values else None
+
+    async def read_body(self) -> bytes:
+        """The whole body. 413 over `MAX_BODY_BYTES`, 408 when it comes too slowly; `ClientGoneError`."""
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and (len(declared) > 19 or int(declared) > MAX_BODY_BYTES):
+            raise _too_large()
+        body = bytearray()
+        more = True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    chunk, more = await self._next_chunk()
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise _too_large()
+        except TimeoutError as exc:
+            raise SlowBodyError from exc
+        return bytes(body)
+
+    async def refuse_body(self) -> None:
+        """400 when there is a body."""
+        more = True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    chunk, more = await self._next_chunk()
+                    if chunk:
+                        raise fault("MALFORMED_BODY", "this method takes no body")
+        except TimeoutError as exc:
+            raise SlowBodyError from exc
+
+    async def gone(self) -> None:
+        """Returns when the client has left. Only after the body was read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def answer(
+        self, status: int, body: bytes, content_type: str = JSON, headers: Iterable[tuple[str, str]] = (NO_STORE,)
+    ) -> None:
+        """Sends a whole answer."""
+        length = () if status == 204 else (("content-type", content_type), ("content-length", str(len(body))))
+        await self.begin(status, (*length, *headers))
+        await self.write(body, last=True)
+
+    async def answer_problem(self, error: ServiceError) -> None:
+        """Sends a failure as its problem document."""
+        shown = problem(error)
+        await self.answer(shown.status, json_writer.encode(shown.document), CONTENT_TYPE, (NO_STORE, *shown.headers))
+
+    async def begin(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
+        """Sends the head of an answer whose body follows by `write`."""
+        raw = [(name.encode("ascii"), value.encode("latin-1", "replace")) for name, value in headers]
+        raw.append((b"x-content-type-options", b"nosniff"))
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            raw.append((b"crucible-trace-id", trace.format_trace_id(span.trace_id).encode()))
+        self.status = status
+        await self._bounded({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def write(self, data: bytes = b"", *, last: bool = False) -> None:
+        """Sends a piece of the body; waits while the client is slow. `ClientGoneError`: it is too slow."""
+        self.sent_bytes += len(data)
+        await self._bounded({"type": "http.response.body", "body": data, "more_body": not last})
+
+    async def _bounded(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send(message)
+        except TimeoutError as exc:
+            raise ClientGoneError from exc
+
+    async def _next_chunk(self) -> tuple[bytes, bool]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        return message.get("body", b""), message.get("more_body", False)
+
+
+class TaskScope:
+    """Tasks that live no longer than a block: named, and cancelled and awaited when it is left."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, name: str, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts one; whoever needs its answer awaits it."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Seen, so that one which failed while nobody asked is no "exception was never retrieved".
+            task.exception()
+
+
+def _too_large() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.OUT_OF_RANGE,
+        "BODY_TOO_LARGE",
+        f"the body is larger than {MAX_BODY_BYTES} bytes",
+        metadata={"maximum_bytes": str(MAX_BODY_BYTES)},
+    )

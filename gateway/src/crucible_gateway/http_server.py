@@ -1,0 +1,128 @@
+"""uvicorn inside the process's own life: no signal handlers, bounded heads, and connections that may not dawdle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Of request line and headers together."""
+MAX_CONNECTIONS = 10_000
+"""More are answered 503."""
+HEAD_SECONDS = 10.0
+"""A request's head is complete within this time after its first byte, or the connection is closed; so is one whose
+client goes on sending a body that was already answered."""
+IDLE_SECONDS = 30
+"""A connection without a request is closed after this time."""
+STALLED_MILLISECONDS = 60_000
+"""A peer that acknowledges nothing for this long is gone."""
+BACKLOG = 2048
+
+
+class CannotListenError(Exception):
+    """The address is in use, or is none of this machine."""
+
+
+def bind(listen: str) -> socket.socket:
+    """A socket that listens on `host:port`."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        sock = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as exc:
+        msg = f"cannot listen on {listen}: the address is in use or not of this machine"
+        raise CannotListenError(msg) from exc
+    # Connections inherit it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MILLISECONDS)
+    return sock
+
+
+def address_of(sock: socket.socket) -> str:
+    """`host:port` that a socket listens on."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class HttpServer(uvicorn.Server):
+    """Serves an ASGI application until `stop`; `serve` returns when the last answer is sent or the grace is over."""
+
+    def __init__(self, app: ASGIApp, grace_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=PatientH11Protocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                # What hostile clients can cause at will is no line of the log.
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=IDLE_SECONDS,
+                timeout_graceful_shutdown=max(1, int(grace_seconds)),
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Signals are the process's, not the server's."""
+        yield
+
+    def stop(self) -> None:
+        """Takes no more connections; lets those there are finish."""
+        self.should_exit = True
+
+
+class PatientH11Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1, which by itself waits for ever for a head that never ends."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base has it
+        """A connection: its first head has begun."""
+        super().connection_made(transport)
+        self._check()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes: they complete a head, or the clock goes on."""
+        super().data_received(data)
+        self._check()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _check(self) -> None:
+        if not self._owes_us():
+            self._disarm()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._expire)
+
+    def _owes_us(self) -> bool:
+        """The client is in the middle of a head, or of a body that nobody reads any more."""
+        if self.conn.their_state is h11.IDLE:
+            return True
+        return self.conn.their_state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+
+    def _expire(self) -> None:
+        self._deadline = None
+        if self._owes_us() and not self.transport.is_closing():
+            self.transport.close()
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
