@@ -34,8 +34,8 @@ class OomFacts:
 
     kills: int
     """Processes killed, for whatever reason there was no memory."""
-    limit_hits: int
-    """Times that the group's own limit stood in the way; kills without a hit were the host's lack of memory."""
+    limit_reached: bool
+    """The group's own limit stood in the way; kills without it were the host's lack of memory."""
 
 
 class Cgroup(Protocol):
@@ -71,7 +71,7 @@ class Cgroup(Protocol):
         ...
 
     def oom(self) -> OomFacts:
-        """Counters since the group was made."""
+        """Counted since the group was made; the limit, since `reset_peak` at least."""
         ...
 
     def pids(self) -> set[int]:

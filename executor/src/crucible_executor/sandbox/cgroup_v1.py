@@ -10,6 +10,8 @@ from crucible_executor.sandbox import cgroup
 from crucible_executor.sandbox.cgroup import SUPERVISORS, Cgroup, CgroupError, OomFacts
 
 CONTROLLERS: Final = ("memory", "pids", "cpuacct")
+CHARGE_BYTES: Final = 4 * 1024 * 1024
+"""The kernel asks for memory in batches and huge pages of less than this: so near below its limit a group stops."""
 
 
 def find_hierarchies() -> Mapping[str, Path]:
@@ -84,10 +86,12 @@ class CgroupV1:
         return max(0, int(cgroup.read(self._memory / "memory.max_usage_in_bytes")) - page_cache)
 
     def oom(self) -> OomFacts:
-        """See `Cgroup`."""
+        """See `Cgroup`; failcnt does not count on every kernel, so a peak just below the limit says the same."""
         control = cgroup.read_table(self._memory / "memory.oom_control")
+        peak = int(cgroup.read(self._memory / "memory.max_usage_in_bytes"))
+        limit = int(cgroup.read(self._memory / "memory.limit_in_bytes"))
         hits = int(cgroup.read(self._memory / "memory.failcnt"))
-        return OomFacts(kills=control["oom_kill"], limit_hits=hits)
+        return OomFacts(kills=control["oom_kill"], limit_reached=hits > 0 or peak > limit - CHARGE_BYTES)
 
     def pids(self) -> set[int]:
         """See `Cgroup`; members of any of the hierarchies, since a process may have joined only some."""

@@ -74,7 +74,7 @@ class CgroupV2:
     def oom(self) -> OomFacts:
         """See `Cgroup`; with memory.oom.group one lack of memory counts several kills."""
         events = cgroup.read_table(self._folder / "memory.events")
-        return OomFacts(kills=events["oom_kill"], limit_hits=events["oom"])
+        return OomFacts(kills=events["oom_kill"], limit_reached=events["oom"] > 0)
 
     def pids(self) -> set[int]:
         """See `Cgroup`."""

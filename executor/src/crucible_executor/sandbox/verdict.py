@@ -41,8 +41,8 @@ class Facts:
     """A stream held more than is kept."""
     oom_kills: int = 0
     """Processes that the kernel killed for memory since delivery."""
-    memory_limit_hits: int = 0
-    """Times that the sandbox's own limit was what was reached; without one, the machine was out of memory."""
+    memory_limit_reached: bool = False
+    """The sandbox's own limit was what was reached; otherwise the machine was out of memory."""
     launcher_error: str = ""
     """What the launcher said when it could not start the program."""
     panic: str = ""
@@ -71,7 +71,7 @@ _LIMIT_OUTCOMES: Final = frozenset(
 
 def judge(facts: Facts) -> Judgement:
     """The judgement; raises SandboxFault when there can be none."""
-    out_of_memory = facts.oom_kills > 0 and facts.memory_limit_hits > 0
+    out_of_memory = facts.oom_kills > 0 and facts.memory_limit_reached
     found = [facts.kill.value] if facts.kill else []
     if facts.output_exceeded:
         found.append(Outcome.OUTPUT_EXCEEDED)

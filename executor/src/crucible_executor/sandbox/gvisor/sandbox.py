@@ -96,7 +96,7 @@ class GvisorSandbox:
         self._captures: list[OutputCapture] = []
         self._wall_timer: asyncio.TimerHandle | None = None
         self._meter: Meter | None = None
-        self._oom_before = OomFacts(0, 0)
+        self._oom_kills_before = 0
 
     @property
     def id(self) -> str:
@@ -154,7 +154,7 @@ class GvisorSandbox:
         try:
             cgroup.limit_memory(limits.memory_bytes + limits.disk_bytes + OVERHEAD_BYTES)
             cgroup.limit_processes(backstop(limits.processes))
-            self._oom_before = cgroup.oom()
+            self._oom_kills_before = cgroup.oom().kills
             self._meter = Meter(cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)
             self._meter.prime()
             self._start_capture(limits.output_bytes, sink)
@@ -288,8 +288,8 @@ class GvisorSandbox:
                 launched=said.startswith(_GO),
                 cpu_exceeded=meter.cpu_exceeded,
                 output_exceeded=stdout.truncated or stderr.truncated,
-                oom_kills=oom.kills - self._oom_before.kills,
-                memory_limit_hits=oom.limit_hits - self._oom_before.limit_hits,
+                oom_kills=oom.kills - self._oom_kills_before,
+                memory_limit_reached=oom.limit_reached,
                 launcher_error=said[1:] if said.startswith(_ERROR) else "",
                 panic=self._guest.panic.text,
                 log=self._guest.log.text,
