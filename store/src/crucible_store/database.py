@@ -15,6 +15,7 @@ import grpc
 import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
+from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import TextLoader
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
@@ -131,6 +132,8 @@ def open_engine(url: str, *, connections: int, application: str) -> AsyncEngine:
 def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     driver = cast("psycopg.AsyncConnection[object]", connection.driver_connection)
     driver.adapters.register_loader("uuid", TextLoader)
+    # As text each element of a bytea array would be written in hex, and searched for what needs quotes.
+    driver.adapters.register_dumper(list, ListBinaryDumper)
 
 
 class Database:
