@@ -1,0 +1,257 @@
+"""Ends that no program chose: cancelled, abandoned, killed from outside, an executor that dies. Nothing is ever left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from crucible_executor.sandbox import leftovers as sweeping
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
+from crucible_executor.sandbox.gvisor.sandbox import GvisorSandbox
+from crucible_executor.sandbox.image import ImageStore
+from crucible_executor.sandbox.port import (
+    Cause,
+    InvalidProgramError,
+    Outcome,
+    SandboxAbandoned,
+    SandboxFault,
+    SandboxLimits,
+    Stream,
+)
+from crucible_executor.sandbox.run import run_program
+
+from .conftest import LIMITS, Collected, leftovers, program
+
+SLEEPER = program("print('up', flush=True)\nimport time\ntime.sleep(1000)")
+
+
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait for something that happens soon."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def only_lasting(config: GvisorConfig) -> bool:
+    """Of an open driver nothing of a sandbox is there: only its lock and its empty root."""
+    (instance,) = [path for path in config.state_root.iterdir() if path.is_dir()]
+    return {path.name for path in instance.iterdir()} == {"lock", "empty"}
+
+
+async def running(driver: GvisorDriver, sink: Collected, limits: SandboxLimits = LIMITS) -> GvisorSandbox:
+    sandbox = await driver.boot("python", disk_bytes=limits.disk_bytes)
+    await sandbox.deliver(SLEEPER, limits, sink)
+    await until(lambda: sink.stdout == b"up\n")
+    return sandbox
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3])
+async def test_a_run_that_is_cancelled_at_any_moment_leaves_nothing(
+    driver: GvisorDriver, sandbox_config: GvisorConfig, delay: float
+) -> None:
+    task = asyncio.create_task(run_program(driver, SLEEPER, LIMITS, Collected()), name="run")
+    await asyncio.sleep(delay)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert only_lasting(sandbox_config)
+
+
+async def test_a_run_that_is_cancelled_twice_is_cleaned_up_all_the_same(
+    driver: GvisorDriver, sandbox_config: GvisorConfig
+) -> None:
+    sink = Collected()
+    task = asyncio.create_task(run_program(driver, SLEEPER, LIMITS, sink), name="run")
+    await until(lambda: sink.stdout)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: only_lasting(sandbox_config))
+
+
+async def test_a_waiting_sandbox_can_be_abandoned(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+    assert sandbox.alive
+    sandbox.abandon()
+    assert not sandbox.alive
+    with pytest.raises(SandboxAbandoned):
+        await sandbox.deliver(SLEEPER, LIMITS, Collected())
+    await sandbox.close()
+    await sandbox.close()
+    assert only_lasting(sandbox_config)
+
+
+async def test_a_running_sandbox_can_be_abandoned(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    sandbox = await running(driver, Collected())
+    observer = asyncio.create_task(sandbox.observe(), name="observe")
+    await asyncio.sleep(0.05)
+    sandbox.abandon()
+    sandbox.abandon()
+    with pytest.raises(SandboxAbandoned):
+        await observer
+    await sandbox.close()
+    assert only_lasting(sandbox_config)
+
+
+async def test_abandoning_after_the_verdict_changes_nothing(driver: GvisorDriver) -> None:
+    sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+    await sandbox.deliver(program("print(1)"), LIMITS, Collected())
+    verdict = await sandbox.observe()
+    sandbox.abandon()
+    await sandbox.close()
+    assert verdict.outcome is Outcome.SUCCEEDED
+
+
+async def test_a_sandbox_takes_one_program_and_one_watcher(driver: GvisorDriver) -> None:
+    sink = Collected()
+    sandbox = await running(driver, sink)
+    with pytest.raises(RuntimeError):
+        await sandbox.deliver(SLEEPER, LIMITS, sink)
+    await sandbox.close()
+    with pytest.raises(RuntimeError):
+        await sandbox.observe()
+
+
+async def test_limits_beyond_the_runtimes_and_another_disk_are_refused(driver: GvisorDriver) -> None:
+    sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+    for broken in (replace(LIMITS, processes=513), replace(LIMITS, wall_time=0), replace(LIMITS, disk_bytes=1 << 20)):
+        with pytest.raises(InvalidProgramError, match="^limits"):
+            await sandbox.deliver(SLEEPER, broken, Collected())
+    await sandbox.close()
+
+
+def sentry_pids(config: GvisorConfig) -> list[int]:
+    """The sentry of the one sandbox on a ground, and its stubs; not the `runsc run` before it."""
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"boot" in words and any(str(config.state_root).encode() in word for word in words):
+                found.append(int(process.name))
+    return found
+
+
+async def test_a_sentry_killed_from_outside_is_a_fault_and_no_verdict(
+    driver: GvisorDriver, sandbox_config: GvisorConfig
+) -> None:
+    sink = Collected()
+    sandbox = await running(driver, sink)
+    pids = sentry_pids(sandbox_config)
+    assert pids
+    os.kill(min(pids), signal.SIGKILL)
+    with pytest.raises(SandboxFault) as caught:
+        await sandbox.observe()
+    assert caught.value.cause is Cause.SANDBOX
+    await sandbox.close()
+    assert sink.chunks == [(Stream.STDOUT, b"up\n")]
+    assert only_lasting(sandbox_config)
+
+
+async def test_a_sentry_killed_while_it_waits_is_noticed(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+    os.kill(min(sentry_pids(sandbox_config)), signal.SIGKILL)
+    await until(lambda: not sandbox.alive)
+    with pytest.raises(SandboxFault) as caught:
+        await sandbox.deliver(SLEEPER, LIMITS, Collected())
+    assert caught.value.cause is Cause.SANDBOX
+    await sandbox.close()
+
+
+async def test_a_supervisor_killed_from_outside_takes_the_sandbox_with_it(
+    driver: GvisorDriver, sandbox_config: GvisorConfig
+) -> None:
+    sandbox = await running(driver, Collected())
+    os.kill(sandbox._guest._supervisor.pid, signal.SIGKILL)
+    with pytest.raises(SandboxFault) as caught:
+        await sandbox.observe()
+    assert caught.value.cause is Cause.SANDBOX
+    await sandbox.close()
+    assert only_lasting(sandbox_config)
+
+
+async def test_a_driver_that_closes_ends_what_still_runs(sandbox_config: GvisorConfig, images: ImageStore) -> None:
+    async with open_driver(sandbox_config, images) as driver:
+        await running(driver, Collected())
+    assert leftovers(sandbox_config) == []
+
+
+async def test_a_runtime_without_an_image(driver: GvisorDriver) -> None:
+    with pytest.raises(SandboxFault, match="cobol") as caught:
+        await driver.boot("cobol", disk_bytes=LIMITS.disk_bytes)
+    assert caught.value.cause is Cause.IMAGE
+
+
+async def test_a_machine_without_runsc(sandbox_config: GvisorConfig) -> None:
+    with pytest.raises(SandboxFault, match="not installed") as caught:
+        async with open_driver(replace(sandbox_config, runsc="runsc-that-is-not-here")):
+            pytest.fail("it opened")
+    assert caught.value.cause is Cause.INFRASTRUCTURE
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, open_driver
+from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits
+
+class Sink:
+    def write(self, stream, data):
+        print(data.decode().strip(), flush=True)
+
+async def main():
+    config = GvisorConfig(images_dir=Path(sys.argv[1]), state_root=Path(sys.argv[2]), cgroup_parent=sys.argv[3])
+    async with open_driver(config) as driver:
+        limits = SandboxLimits(60, 60, 1 << 28, 1 << 26, 1 << 20, 64, 256)
+        waiting = await driver.boot("python", disk_bytes=limits.disk_bytes)
+        sandbox = await driver.boot("python", disk_bytes=limits.disk_bytes)
+        source = b"print('up'); import time; time.sleep(1000)"
+        await sandbox.deliver(Program("python", (ProgramFile("main.py", source),)), limits, Sink())
+        await sandbox.observe()
+
+asyncio.run(main())
+"""
+
+
+async def test_an_executor_that_is_killed_leaves_nothing_after_the_sweep(sandbox_config: GvisorConfig) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CHILD,
+        str(sandbox_config.images_dir),
+        str(sandbox_config.state_root),
+        sandbox_config.cgroup_parent,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    async with asyncio.timeout(60):
+        assert await child.stdout.readline() == b"up\n"
+    # A living executor's ground is not swept.
+    assert await asyncio.to_thread(sweeping.sweep, sandbox_config.state_root, sandbox_config.cgroup_parent) == []
+    assert len(sentry_pids(sandbox_config)) >= 2
+    child.kill()
+    await child.wait()
+    # Its death alone ends its sandboxes; the sweep removes what they leave on disk and in control groups.
+    await until(lambda: not sentry_pids(sandbox_config))
+    swept = await asyncio.to_thread(sweeping.sweep, sandbox_config.state_root, sandbox_config.cgroup_parent)
+    assert len(swept) == 1
+    assert leftovers(sandbox_config) == []
+
+
+async def test_many_runs_leave_nothing_and_hold_nothing(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    await run_program(driver, program("print(1)"), LIMITS, Collected())
+    before = len(os.listdir("/proc/self/fd"))
+    began = time.monotonic()
+    await asyncio.gather(*(run_program(driver, program("print(1)"), LIMITS, Collected()) for _ in range(8)))
+    assert time.monotonic() - began < 60
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert only_lasting(sandbox_config)
