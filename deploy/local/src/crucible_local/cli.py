@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 
 from crucible_local import demo as demonstration
-from crucible_local import display, doctor
+from crucible_local import display
+from crucible_local import doctor as host
 from crucible_local.client_config import client_config_path
 from crucible_local.confinement import ConfinementError
 from crucible_local.elevation import ElevationError, become_root
@@ -105,20 +106,20 @@ def status(data: Path, as_json: bool) -> None:
         raise SystemExit(3)
 
 
-@click.command("doctor")
+@click.command()
 @_data
 @click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE", help="As in `crucible up`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor_command(data: Path, port_base: int | None, as_json: bool) -> None:
+def doctor(data: Path, port_base: int | None, as_json: bool) -> None:
     """Check that this host can run the stack and its sandboxes."""
-    checks = doctor.quick_checks(data.resolve())
-    checks.append(doctor.port_check(Ports.choose(port_base, None), jaeger=False))
-    checks += doctor.sandbox_checks()
+    checks = host.quick_checks(data.resolve())
+    checks.append(host.port_check(Ports.choose(port_base, None), jaeger=False))
+    checks += host.sandbox_checks()
     if as_json:
         click.echo(display.checks_json(checks))
     else:
         display.show_checks(Console(), checks)
-    if doctor.failures(checks):
+    if host.failures(checks):
         raise SystemExit(1)
 
 
@@ -153,7 +154,7 @@ def _options(
 
 
 def _start(console: Console, options: StackOptions, timeout: float) -> StackState:
-    if failed := doctor.failures(doctor.quick_checks(options.data)):
+    if failed := host.failures(host.quick_checks(options.data)):
         display.show_checks(console, failed)
         raise click.ClickException("this host lacks what is marked above; nothing was started")
     try:

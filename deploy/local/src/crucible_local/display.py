@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from crucible_local import logfiles
@@ -32,17 +33,19 @@ class Progress:
             line = f"[green]✓[/green] {process.name:10} {process.seconds:5.1f} s  {process.address or process.detail}"
         elif process.condition in ("restarting", "failed"):
             line = f"[red]✗[/red] {process.name:10} {process.detail}"
-        elif process.kind == "job" and process.condition == "starting" and (words := _last_line(process)):
+        elif process.kind == "job" and process.condition == "starting" and (words := _last_words(process)):
             line = f"  {process.name:10} [dim]{words}[/dim]"
         else:
             return
         if self._seen.get(process.name) != line:
             self._seen[process.name] = line
-            self.console.print(line, highlight=False)
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def _last_line(process: ProcessState) -> str:
-    return logfiles.tail(Path(process.log), lines=1).replace("[", r"\[")
+def _last_words(process: ProcessState) -> str:
+    """The last line of a job's log that is for people."""
+    line = logfiles.tail(Path(process.log), lines=1)
+    return "" if line.startswith("{") else escape(line)
 
 
 def show_status(console: Console, state: StackState, processes: list[ProcessState]) -> None:

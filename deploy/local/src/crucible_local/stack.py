@@ -86,9 +86,9 @@ class Stack:
         store = {"CRUCIBLE_DATABASE_URL": database_url}
         migrate = Job(
             name="migrate",
-            command=self._python("crucible_store", "migrate"),
+            command=self._python("crucible_store", "migrate", "--runtimes", str(runtimes_source())),
             env=self._settings(store),
-            purpose="bring the database's schema up to date",
+            purpose="bring the schema up to date, load the runtimes",
         )
         gate = Gate(name="runtimes", ready=self._offers_runtimes, purpose="wait for an executor that offers a runtime")
         return [ground, [migrate], self._services(store), [gate]]
