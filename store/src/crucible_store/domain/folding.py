@@ -81,7 +81,9 @@ def _apply(folded: Folded, message: Message, now: datetime, jitter: Callable[[],
         case Kind.VERDICT | Kind.FAULT:
             _lose(folded, message, now, jitter)
         case Kind.STARTED | Kind.PROGRESS:
-            if message.kind is Kind.STARTED and row.status is Status.DISPATCHED:
+            # Number 0 of a run that goes on is its `started`, even where that was set aside.
+            began = message.kind is Kind.STARTED or (message.parked and message.number == 0)
+            if began and row.status is Status.DISPATCHED:
                 row.status = move(row.status, Trigger.STARTED)
                 row.start_time = message.time or now
             _append(folded, message, now)
