@@ -263,7 +263,9 @@ def _read_enum(value: object, enum: EnumDescriptor) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31:
         # An unknown number is the contract's to refuse.
         return value
-    msg = f"must be one of {', '.join(entry.name for entry in enum.values if entry.number)}"
+    names = ", ".join(entry.name for entry in enum.values if entry.number)
+    given = json.dumps(value[:MAX_KEY_CHARS], ensure_ascii=False) if isinstance(value, str) else _kind(value)
+    msg = f"must be one of {names}, and is {given}"
     raise WrongValueError(msg)
 
 

@@ -12,6 +12,9 @@ from google.protobuf.message import Message
 
 from crucible_gateway.contract import map_entry
 
+# JSON leaves them as they are, and many readers of lines, Python's among them, split at them.
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
 
 def write_value(message: Message) -> dict[str, Any]:
     """The message as JSON values."""
@@ -29,8 +32,9 @@ def write_json(message: Message, field: str = "") -> bytes:
 
 
 def encode(value: object) -> bytes:
-    """JSON values as compact text in one line."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON values as compact text in one line, whatever the reader takes for the end of a line."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.translate(_LINE_ENDS).encode() if not text.isascii() else text.encode()
 
 
 def _prune(value: dict[str, Any], descriptor: Descriptor) -> None:

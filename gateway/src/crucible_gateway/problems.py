@@ -147,7 +147,7 @@ def _spoken(path: str, route: Route, spoken: Mapping[str, str]) -> str:
     words = _json_path(path, route.rpc.input_type)
     if route.body not in ("", BODY_WHOLE) and first == route.body:
         own = _json_path(first, route.rpc.input_type)
-        return words[len(own) :].removeprefix(".") or "body"
+        return words[len(own) :].removeprefix(".")
     # Path and query speak proto names, as the documentation shows them.
     return words if route.body == BODY_WHOLE else path
 

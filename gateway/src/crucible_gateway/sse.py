@@ -13,7 +13,6 @@ from typing import Any, Protocol, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from crucible.v1.policy_pb2 import EventStream
@@ -72,8 +71,7 @@ class _SseWriter:
         lines = b"id: %d\n" % getattr(message, self._options.cursor_field)
         kind = message.WhichOneof(self._options.kind_oneof)
         if kind is not None:
-            name = cast("Descriptor", message.DESCRIPTOR).fields_by_name[kind].json_name
-            lines += b"event: %s\n" % name.encode()
+            lines += b"event: %s\n" % kind.encode()
         return b"%sdata: %s\n\n" % (lines, json_writer.write_json(message))
 
     def failure(self, error: ServiceError) -> bytes:

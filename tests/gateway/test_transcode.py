@@ -1,0 +1,326 @@
+"""Rpcs with one answer, over real HTTP and real gRPC."""
+
+import asyncio
+import json
+import uuid
+
+import grpc
+import httpx
+import pytest
+from gateway_harness import GatewayUnderTest, Recorder
+
+from crucible.v1 import evaluation_pb2, evaluation_query_service_pb2, evaluation_service_pb2, runtime_service_pb2
+from crucible.v1.evaluation_pb2 import Evaluation
+from crucible.v1.execution_pb2 import ExecutionResult
+from crucible_chassis.errors import FieldViolation, ServiceError, invalid_argument
+
+ID = "01900000-0000-7000-8000-000000000000"
+PYTHON = {"runtime": "python", "source": "print(1)"}
+
+
+async def test_a_body_becomes_the_field_and_the_answer_is_bare(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("CreateEvaluation", Evaluation(id=ID, runtime="python", status=Evaluation.QUEUED))
+    response = await http.post(
+        "/v1/evaluations?request_id=once",
+        json=PYTHON
+        | {
+            "files": [],
+            "limits": {"wallTime": "1.5s", "memory_bytes": 67108864, "diskBytes": "2097152"},
+            "env": {"A": "ä"},
+            "stdinBytes": "AP-_",
+            "priority": "HIGH",
+            "displayName": None,
+        },
+    )
+    assert response.status_code == 200, response.text
+    request = upstream.only.request
+    assert isinstance(request, evaluation_service_pb2.CreateEvaluationRequest)
+    assert request.request_id == "once"
+    assert request.evaluation.limits.wall_time.ToNanoseconds() == 1_500_000_000
+    assert request.evaluation.limits.memory_bytes == 67108864
+    assert request.evaluation.limits.disk_bytes == 2097152
+    assert request.evaluation.env == {"A": "ä"}
+    assert request.evaluation.stdin_bytes == b"\x00\xff\xbf"
+    assert request.evaluation.priority == Evaluation.HIGH
+    assert not request.evaluation.HasField("display_name")
+    answer = response.json()
+    assert (answer["id"], answer["status"], answer["attempt"]) == (ID, "QUEUED", 0)
+    assert "priority" not in answer, "what is unspecified is not shown"
+    assert "statusReason" not in answer
+    assert response.headers["cache-control"] == "no-store"
+
+
+async def test_defaults_are_printed_and_unspecified_enums_are_not(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    result = ExecutionResult(outcome=ExecutionResult.SUCCEEDED, exit_code=0)
+    result.stdout.SetInParent()
+    result.findings.add(outcome=ExecutionResult.SUCCEEDED)
+    upstream.prepare("GetEvaluation", Evaluation(id=ID, status=Evaluation.COMPLETED, result=result))
+    answer = (await http.get(f"/v1/evaluations/{ID}")).json()["result"]
+    assert answer["exitCode"] == 0
+    assert answer["stdout"] == {"text": "", "sizeBytes": "0", "sha256": "", "truncated": False, "lossy": False}
+    assert answer["findings"] == [{"outcome": "SUCCEEDED", "detail": ""}]
+    assert "cause" not in answer
+    assert "UNSPECIFIED" not in json.dumps(answer)
+
+
+async def test_query_takes_both_spellings(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    for query in ("page_size=7&order_by=create_time", "pageSize=7&orderBy=create_time"):
+        upstream.prepare("ListEvaluations", evaluation_query_service_pb2.ListEvaluationsResponse())
+        response = await http.get(f"/v1/evaluations?{query}&filter=labels.a%20%3D%20%22%C3%A4+b%22")
+        assert response.json() == {"evaluations": [], "nextPageToken": ""}
+        request = upstream.asked[-1].request
+        assert (request.page_size, request.order_by, request.filter) == (7, "create_time", 'labels.a = "ä b"')
+
+
+async def test_a_wait_gets_its_time_and_a_margin(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("WaitEvaluation", Evaluation(id=ID, status=Evaluation.RUNNING))
+    response = await http.get(f"/v1/evaluations/{ID}:wait?timeout=90s")
+    assert response.json()["status"] == "RUNNING"
+    assert response.headers["cache-control"] == "no-store"
+    assert upstream.only.request.timeout.seconds == 90
+    assert upstream.only.seconds_left is not None
+    assert 90 < upstream.only.seconds_left < 105
+
+
+async def test_other_calls_get_a_deadline(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("ListRuntimes", runtime_service_pb2.ListRuntimesResponse())
+    await http.get("/v1/runtimes")
+    assert upstream.only.seconds_left is not None
+    assert upstream.only.seconds_left < 35
+
+
+@pytest.mark.parametrize("content", [b"", b"{}"])
+async def test_a_method_whose_fields_come_from_the_path_needs_no_body(
+    upstream: Recorder, http: httpx.AsyncClient, content: bytes
+) -> None:
+    upstream.prepare("CancelEvaluation", Evaluation(id=ID, status=Evaluation.CANCELLED))
+    headers = {"content-type": "application/json"} if content else {}
+    response = await http.post(f"/v1/evaluations/{ID}:cancel", content=content, headers=headers)
+    assert response.status_code == 200, response.text
+    assert upstream.only.request.id == ID
+
+
+async def test_head_is_get_without_the_body(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("GetEvaluation", Evaluation(id=ID))
+    upstream.prepare("GetEvaluation", Evaluation(id=ID))
+    head, get = await http.head(f"/v1/evaluations/{ID}"), await http.get(f"/v1/evaluations/{ID}")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"] == str(len(get.content))
+
+
+async def test_the_header_is_the_request_id(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("RunEvaluation", Evaluation(id=ID))
+    await http.post("/v1/evaluations:run", json=PYTHON, headers={"idempotency-key": "key-1"})
+    assert upstream.only.request.request_id == "key-1"
+
+
+async def test_header_and_query_may_say_the_same_and_no_other(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+    same = await http.post("/v1/evaluations?requestId=a", json=PYTHON, headers={"idempotency-key": "a"})
+    assert same.status_code == 200
+    other = await http.post("/v1/evaluations?requestId=b", json=PYTHON, headers={"idempotency-key": "a"})
+    assert other.status_code == 400
+    assert other.json()["errors"] == [{"field": "Idempotency-Key", "message": "differs from requestId"}]
+
+
+async def test_a_missing_request_id_is_made(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    for _ in range(2):
+        upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+        await http.post("/v1/evaluations", json=PYTHON)
+    first, second = (uuid.UUID(each.request.request_id) for each in upstream.asked)
+    assert first != second
+    upstream.prepare("BatchCreateEvaluations", evaluation_service_pb2.BatchCreateEvaluationsResponse())
+    items = [{"evaluation": PYTHON}, {"evaluation": PYTHON, "requestId": "mine"}]
+    await http.post("/v1/evaluations:batchCreate", json={"requests": items})
+    made, given = upstream.asked[-1].request.requests
+    assert uuid.UUID(made.request_id)
+    assert given.request_id == "mine"
+
+
+async def test_one_key_for_a_batch_is_refused(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    body = {"requests": [{"evaluation": PYTHON}]}
+    response = await http.post("/v1/evaluations:batchCreate", json=body, headers={"idempotency-key": "a"})
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
+async def test_a_call_that_found_nobody_is_repeated_with_the_same_id(
+    upstream: Recorder, http: httpx.AsyncClient
+) -> None:
+    upstream.prepare("CreateEvaluation", ServiceError(grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE", "away"))
+    upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+    response = await http.post("/v1/evaluations", json=PYTHON)
+    assert response.status_code == 200
+    assert len({each.request.request_id for each in upstream.asked}) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, 400),
+        (grpc.StatusCode.FAILED_PRECONDITION, 400),
+        (grpc.StatusCode.OUT_OF_RANGE, 400),
+        (grpc.StatusCode.UNAUTHENTICATED, 401),
+        (grpc.StatusCode.PERMISSION_DENIED, 403),
+        (grpc.StatusCode.NOT_FOUND, 404),
+        (grpc.StatusCode.ALREADY_EXISTS, 409),
+        (grpc.StatusCode.ABORTED, 409),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+        (grpc.StatusCode.CANCELLED, 499),
+        (grpc.StatusCode.UNKNOWN, 500),
+        (grpc.StatusCode.INTERNAL, 500),
+        (grpc.StatusCode.DATA_LOSS, 500),
+        (grpc.StatusCode.UNIMPLEMENTED, 501),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    ],
+)
+async def test_every_code_has_its_status(
+    upstream: Recorder, http: httpx.AsyncClient, code: grpc.StatusCode, status: int
+) -> None:
+    upstream.prepare("GetEvaluation", ServiceError(code, "EVALUATION_NOT_FOUND", "words", metadata={"a": "b"}))
+    response = await http.get(f"/v1/evaluations/{ID}")
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json() == {
+        "type": "https://crucible.dev/errors/EVALUATION_NOT_FOUND",
+        "title": "No evaluation has this id",
+        "status": status,
+        "detail": "words",
+        "reason": "EVALUATION_NOT_FOUND",
+        "metadata": {"a": "b"},
+        "trace_id": response.headers["crucible-trace-id"],
+    }
+
+
+async def test_unavailable_says_when_to_come_again(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    away = ServiceError(
+        grpc.StatusCode.UNAVAILABLE,
+        "DEPENDENCY_UNAVAILABLE",
+        "the database is away",
+        metadata={"part": "database"},
+        retry_after=2.5,
+    )
+    for _ in range(4):
+        upstream.prepare("GetEvaluation", away)
+    response = await http.get(f"/v1/evaluations/{ID}")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "3"
+    assert response.json()["metadata"] == {"part": "database"}
+
+
+async def test_what_a_servicer_did_not_mean_to_say_is_not_said(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    upstream.prepare("GetEvaluation", RuntimeError("secret: password=hunter2"))
+    response = await http.get(f"/v1/evaluations/{ID}")
+    assert response.status_code == 500
+    assert "hunter2" not in response.text
+    assert response.json()["reason"] == "INTERNAL"
+    assert response.json()["metadata"]["trace_id"] == response.headers["crucible-trace-id"]
+
+
+async def test_the_contracts_violations_are_named_as_they_were_written(
+    upstream: Recorder, http: httpx.AsyncClient
+) -> None:
+    body = {
+        "runtime": "python",
+        "files": [{"path": "../x", "text": ""}],
+        "limits": {"memoryBytes": "1099511627776"},
+        "env": {"A.B [x]": "1"},
+    }
+    response = await http.post("/v1/evaluations?timeout=1s", json=body)
+    assert response.status_code == 400, "timeout is no parameter of create"
+    response = await http.post("/v1/evaluations:run?timeout=3600s", json=body)
+    problem = response.json()
+    assert problem["reason"] == "INVALID_FIELD"
+    fields = {error["field"] for error in problem["errors"]}
+    assert {"limits.memoryBytes", "files[0].path", "timeout", 'env["A.B [x]"]'} <= fields, fields
+    assert "memory_bytes" not in response.text
+    assert "4294967296" in problem["detail"] + json.dumps(problem["errors"])
+
+
+async def test_a_batchs_violations_name_the_item(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    bad = {"evaluation": PYTHON | {"limits": {"openFiles": 1}}, "requestId": "has space"}
+    response = await http.post("/v1/evaluations:batchCreate", json={"requests": [{"evaluation": PYTHON}, bad]})
+    fields = {error["field"] for error in response.json()["errors"]}
+    assert fields == {"requests[1].evaluation.limits.openFiles", "requests[1].requestId"}
+
+
+async def test_a_rule_of_the_whole_body_has_no_field(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    response = await http.post("/v1/evaluations", json={"runtime": "python"})
+    assert response.json()["errors"] == [
+        {"field": "", "message": "set either source or files, not both and not neither"}
+    ]
+
+
+async def test_an_id_that_is_none_is_the_contracts_400(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    response = await http.get("/v1/evaluations/..%2F%00")
+    assert response.status_code == 400
+    assert [error["field"] for error in response.json()["errors"]] == ["id"]
+
+
+async def test_a_key_the_contract_refuses_is_named_as_the_header(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    response = await http.post("/v1/evaluations", json=PYTHON, headers={"idempotency-key": "a b"})
+    assert response.status_code == 400
+    assert [error["field"] for error in response.json()["errors"]] == ["Idempotency-Key"]
+
+
+async def test_services_violations_without_protovalidate(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    violation = FieldViolation("evaluation.files[2].stdin_bytes[0].no_such", "words")
+    upstream.prepare("CreateEvaluation", invalid_argument([violation], reason="LIMIT_TOO_LARGE"))
+    response = await http.post("/v1/evaluations", json=PYTHON)
+    assert response.json()["errors"] == [{"field": "files[2].stdin_bytes[0].no_such", "message": "words"}]
+
+
+async def test_a_client_that_leaves_ends_a_wait(upstream: Recorder, gateway: GatewayUnderTest) -> None:
+    upstream.prepare("WaitEvaluation", hang)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(f"GET /v1/evaluations/{ID}:wait HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    call = await upstream.wait_for_calls(1)
+    writer.close()
+    async with asyncio.timeout(10):
+        await call.ended.wait()
+    assert call.cancelled
+    assert await reader.read() == b""
+
+
+async def test_a_client_that_leaves_cancels_no_run(upstream: Recorder, gateway: GatewayUnderTest) -> None:
+    released = asyncio.Event()
+
+    async def slow(request: object, context: object):  # type: ignore[no-untyped-def]
+        await released.wait()
+        yield evaluation_pb2.Evaluation(id=ID)
+
+    upstream.prepare("RunEvaluation", slow)
+    body = json.dumps(PYTHON).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    head = "POST /v1/evaluations:run HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(head.encode() + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    call = await upstream.wait_for_calls(1)
+    writer.close()
+    await asyncio.sleep(0.2)
+    assert not call.ended.is_set()
+    released.set()
+    async with asyncio.timeout(10):
+        await call.ended.wait()
+    assert not call.cancelled
+
+
+async def hang(request: object, context: object):  # type: ignore[no-untyped-def]
+    await asyncio.Event().wait()
+    yield Evaluation()
+
+
+async def test_the_callers_trace_is_continued(
+    upstream: Recorder, http: httpx.AsyncClient, gateway: GatewayUnderTest
+) -> None:
+    upstream.prepare("GetEvaluation", Evaluation(id=ID))
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    gateway.spans.clear()
+    response = await http.get(f"/v1/evaluations/{ID}", headers={"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"})
+    assert response.headers["crucible-trace-id"] == trace_id
+    assert upstream.only.metadata["traceparent"].split("-")[1] == trace_id
+    await asyncio.sleep(0)
+    spans = {span.name: span for span in gateway.spans.get_finished_spans()}
+    server = spans["GET /v1/evaluations/{id}"]
+    assert server.attributes is not None
+    assert server.attributes["http.route"] == "/v1/evaluations/{id}"
+    assert server.attributes["http.response.status_code"] == 200
