@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+
 from crucible_executor.build_images import build_all
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
 from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, ImageStore
@@ -127,7 +128,8 @@ def run(driver: GvisorDriver) -> Run:
         sink = Collected()
         base = program(source, runtime)
         full = replace(base, files=(*base.files, *files), args=args, env=env or {}, stdin=stdin)
-        verdict = await run_program(driver, full, replace(LIMITS, **limits), sink)  # pyright: ignore[reportArgumentType] - named by the tests, checked by the dataclass
+        chosen = replace(LIMITS, **limits)  # pyright: ignore[reportArgumentType] - the tests name fields of the dataclass
+        verdict = await run_program(driver, full, chosen, sink)
         return Ran(verdict, sink.stdout, sink.stderr)
 
     return run_one
@@ -145,9 +147,9 @@ def leftovers(config: GvisorConfig) -> list[str]:
         if any(mark in line for mark in marks) and int(process.name) != os.getpid():
             found.append(f"process {process.name}")
     # Version 1 mounts its hierarchies below, version 2 is the folder itself.
-    for mount in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-        if (mount / config.cgroup_parent).exists():
-            found.append(f"control group {mount / config.cgroup_parent}")
+    mounts = (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())
+    groups = [mount / config.cgroup_parent for mount in mounts]
+    found += [f"control group {group}" for group in groups if group.exists()]
     if config.state_root.exists():
         found += [str(path) for path in config.state_root.iterdir() if path.name != "lock"]
     return found
@@ -155,4 +157,4 @@ def leftovers(config: GvisorConfig) -> list[str]:
 
 def open_descriptors() -> int:
     """How many descriptors this process holds."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from crucible_executor.sandbox.port import Cause, Outcome
 
 from .conftest import MIB, Run
@@ -182,7 +183,13 @@ except OSError as error:
 
 
 async def test_a_file_that_claims_a_petabyte(run: Run) -> None:
-    source = "import os\ntry: os.truncate(os.open('big', os.O_CREAT | os.O_RDWR), 10**15)\nexcept OSError as e: print(e.errno)"
+    source = """
+import os
+try:
+    os.truncate(os.open("big", os.O_CREAT | os.O_RDWR), 10**15)
+except OSError as error:
+    print(error.errno)
+"""
     ran = await run(source)
     assert (ran.stdout, ran.verdict.outcome) == (b"27\n", Outcome.SUCCEEDED)
 

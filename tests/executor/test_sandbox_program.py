@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import time
 
 import pytest
+
 from crucible_executor.sandbox.gvisor.driver import GvisorDriver
 from crucible_executor.sandbox.port import (
     Cause,
@@ -121,7 +123,8 @@ async def test_a_signal_is_a_signal(run: Run, crash: str, name: str) -> None:
     [
         # Threads that end first, a first thread that ends before the others, a thread that becomes another program.
         (
-            "import os, threading\nfor _ in range(9): t = threading.Thread(target=id, args=(1,)); t.start(); t.join()\nos._exit(5)",
+            "import os, threading\nfor _ in range(9):\n    t = threading.Thread(target=id, args=(1,))\n"
+            "    t.start(); t.join()\nos._exit(5)",
             5,
         ),
         (
@@ -161,7 +164,7 @@ async def test_a_slow_printer_is_seen_line_by_line(driver: GvisorDriver) -> None
     verdict = await run_program(driver, program(source), LIMITS, Clock())
     assert verdict.outcome is Outcome.SUCCEEDED
     assert len(came) == 4
-    assert all(later - earlier > 0.1 for earlier, later in zip(came, came[1:], strict=False))
+    assert all(later - earlier > 0.1 for earlier, later in itertools.pairwise(came))
 
 
 async def test_a_grandchild_that_holds_the_output_open_delays_nothing(run: Run) -> None:

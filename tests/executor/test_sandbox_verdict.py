@@ -6,6 +6,7 @@ import itertools
 import signal
 
 import pytest
+
 from crucible_executor.sandbox.port import Cause, Outcome, SandboxFault
 from crucible_executor.sandbox.verdict import Facts, Kill, judge, signal_name
 

@@ -253,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", type=Path, default=Path("deploy/runtimes"), help="folder of the runtimes' data")
     parser.add_argument("--output", type=Path, default=DEFAULT_IMAGES_DIR, help="folder of the images")
     chosen = parser.parse_args(arguments)
+    os.umask(0o022)  # an image's hash does not depend on who builds it
     try:
         build_all(chosen.source, chosen.output)
     except (BuildError, RuntimeDataError, OSError) as error:

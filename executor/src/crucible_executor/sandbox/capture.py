@@ -1,4 +1,4 @@
-"""Draining a program's output: what is kept, its hash, and the moment that there was too much. Also capped drains of logs."""
+"""Pipes to and from a program: feeding, draining, what is kept, and the moment that there was too much."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The port to the kernel's control groups: a tree of one executor's, and one group per sandbox in it.
 
-Version 1 and version 2 stand behind the same small protocols; `open_cgroup_tree` picks what this machine has. A tree lies
-at `<mount>/<parent>/executor-<id>/`, so that a later executor finds what a dead one left. Everything here is a write or a
-read of a kernel file: microseconds, apart from joining (version 1 stalls up to 10 ms for each hierarchy).
+Version 1 and version 2 stand behind the same small protocols; `open_cgroup_tree` picks what this machine has. A tree
+lies at `<mount>/<parent>/executor-<id>/`, so that a later executor finds what a dead one left. All of this writes or
+reads a kernel file: microseconds, apart from joining (version 1 stalls up to 10 ms for each hierarchy).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 SUPERVISORS = "supervisors"
-"""The group beside the sandboxes' for the `runsc run` processes: it has no limit, so none of them is killed for memory."""
+"""The group beside the sandboxes' for the `runsc run` processes: without a limit, so none is killed for memory."""
 
 EMPTY_WAIT = 5.0
 """Seconds that a group's killed processes get to be gone."""
@@ -67,7 +67,7 @@ class Cgroup(Protocol):
         ...
 
     def peak_memory_bytes(self) -> int:
-        """A lower bound of the highest memory since `reset_peak`, without page cache; 0 where the kernel cannot tell."""
+        """A lower bound of the most memory since `reset_peak`, without page cache; 0 where the kernel cannot tell."""
         ...
 
     def oom(self) -> OomFacts:

@@ -80,7 +80,7 @@ class CgroupV1:
         cgroup.write(self._memory / "memory.max_usage_in_bytes", "0")
 
     def peak_memory_bytes(self) -> int:
-        """See `Cgroup`: the kernel's peak less the page cache of now, which was not more at the peak unless reclaimed."""
+        """See `Cgroup`: the kernel's peak less the page cache of now, which was hardly more at the peak."""
         statistics = cgroup.read_table(self._memory / "memory.stat")
         page_cache = max(0, statistics["cache"] - statistics["shmem"])
         return max(0, int(cgroup.read(self._memory / "memory.max_usage_in_bytes")) - page_cache)

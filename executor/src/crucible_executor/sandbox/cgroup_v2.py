@@ -63,7 +63,7 @@ class CgroupV2:
         """See `Cgroup`; before Linux 6.12 a peak cannot begin anew and is the group's whole life."""
 
     def peak_memory_bytes(self) -> int:
-        """See `Cgroup`: the kernel's peak less the page cache of now, which was not more at the peak unless reclaimed."""
+        """See `Cgroup`: the kernel's peak less the page cache of now, which was hardly more at the peak."""
         peak = self._folder / "memory.peak"
         if not peak.exists():
             return 0

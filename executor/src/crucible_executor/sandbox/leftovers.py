@@ -1,8 +1,8 @@
 """What executors that died left on this machine, and sweeping it: by our own folders and control groups alone.
 
 An executor holds a lock on a file in its folder for as long as it lives. A folder whose lock is free belongs to a dead
-one: the members of its control groups are killed, the groups removed, then the folder. No process is found by name or by a
-recorded id, so no stranger's is ever touched.
+one: the members of its control groups are killed, the groups removed, then the folder. No process is found by name or
+by a recorded id, so no stranger's is ever touched.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a running program uses, looked at every 50 ms: samples, the peak, and the moment that the CPU time is used up."""
+"""What a running program uses, looked at every 50 ms: samples, the peak, and when the CPU time is used up."""
 
 from __future__ import annotations
 

@@ -308,5 +308,5 @@ class SandboxDriver(Protocol):
         ...
 
     async def offerable_runtimes(self) -> Offerable:
-        """Run each runtime's self-test in a sandbox and offer those that passed; raises SandboxFault without any image."""
+        """Run each runtime's self-test in a sandbox and offer those that passed; SandboxFault without any image."""
         ...

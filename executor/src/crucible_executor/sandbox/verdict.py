@@ -1,7 +1,7 @@
 """From the host's facts to a judgement: one pure function, and the only place where outcomes are decided.
 
-The order: killed by us, out of memory, a fault of the sandbox, a signal, an exit. Nothing that the program wrote is among
-the facts. `runsc`'s own exit code is none either: it cannot tell `exit 137` from SIGKILL.
+The order: killed by us, out of memory, a fault of the sandbox, a signal, an exit. Nothing that the program wrote is
+among the facts. `runsc`'s own exit code decides nothing either: it cannot tell `exit 137` from SIGKILL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Facts:
     kill: Kill | None = None
     """Set when a limit made us kill the sandbox before its end was known."""
     wait_status: int | None = None
-    """Raw wait status of the program's first process, from the sentry's trace point; None when the sandbox died with it."""
+    """Raw wait status of the program's first process, from the sentry's trace point; None when that died with it."""
     launched: bool = True
     """The launcher said that it handed over to the program."""
     cpu_exceeded: bool = False

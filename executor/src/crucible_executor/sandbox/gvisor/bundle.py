@@ -45,7 +45,7 @@ def prepare(definition: RuntimeDefinition, program: Program, limits: SandboxLimi
         _check_word("env", value)
         if not name or "=" in name:
             raise InvalidProgramError(f"env: {name!r} is no name")
-    base = {"PATH": PATH, "HOME": WORK_DIR, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+    base = {"PATH": PATH, "HOME": WORK_DIR, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108 - a folder inside the sandbox
     return Launch(
         argv=definition.argv(entrypoint, tuple(program.args)),
         env={**base, **definition.env, **program.env},

@@ -32,7 +32,7 @@ class GvisorConfig:
     images_dir: Path = DEFAULT_IMAGES_DIR
     """Where `build_images` wrote."""
     state_root: Path = DEFAULT_STATE_ROOT
-    """Folder of all executors' state on this machine; best on a tmpfs, short enough for a socket's path (under 40 bytes)."""
+    """Folder of all executors' state on this machine; best on a tmpfs, and short (40 bytes): sockets lie in it."""
     cgroup_parent: str = DEFAULT_CGROUP_PARENT
     """Path of the executors' control groups below the hierarchy's mount point."""
     instance: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -141,7 +141,8 @@ def _offer(image: BuiltImage) -> RuntimeOffer:
 async def open_driver(config: GvisorConfig, images: ImageStore | None = None) -> AsyncGenerator[GvisorDriver]:
     """Sweep what dead executors left, take this one's ground, and give all of it back at the end.
 
-    `images` is for those who open several drivers: it remembers which images it hashed already. Use it in the thread that lives as long as the executor: its sandboxes are killed when that thread ends. Raises
+    `images` is for those who open several drivers: it remembers which images it hashed already. Use this in the thread
+    that lives as long as the executor: its sandboxes are killed when that thread ends. Raises
     SandboxFault(INFRASTRUCTURE) when this machine cannot run sandboxes.
     """
     async with AsyncExitStack() as stack:

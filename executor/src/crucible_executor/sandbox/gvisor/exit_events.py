@@ -5,8 +5,8 @@ reach the socket. One listener serves one sandbox.
 
 The trace point fires for every thread of a process, with the status that the process had then (0 until something ended
 it), and the first thread need not be the last. So the `sentry/clone` point is received too, which fires before the new
-thread may run: the status is the one told with the exit of the last thread of the first process. The sentry waits for us,
-up to a second, when the socket is full; should it drop a point all the same, no status is told.
+thread may run: the status is the one told with the exit of the last thread of the first process. The sentry waits for
+us, up to a second, when the socket is full; should it drop a point all the same, no status is told.
 """
 
 from __future__ import annotations

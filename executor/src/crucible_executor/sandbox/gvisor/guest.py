@@ -1,4 +1,4 @@
-"""All that one sandbox holds of the host: its folder, its control group, its pipes, its processes. Takes them and gives them back.
+"""All that one sandbox holds of the host: its folder, control group, pipes and processes, taken and given back.
 
 Knows nothing of programs, limits or verdicts.
 """
@@ -55,7 +55,7 @@ class Guest:
     def __init__(
         self, identity: str, ground: Ground, *, on_exit: Callable[[int], None], on_gone: Callable[[], None]
     ) -> None:
-        """`on_exit` gets the program's raw wait status; `on_gone` is called when the sentry or its supervisor is gone."""
+        """`on_exit` gets the program's raw wait status; `on_gone` tells that the sentry or its supervisor is gone."""
         self.identity = identity
         self.log = CappedLog(LOG_BYTES)
         self.panic = CappedLog(LOG_BYTES)
@@ -170,7 +170,7 @@ class Guest:
         return self._supervisor.returncode
 
     def free_supervisor(self) -> None:
-        """Take `runsc run` out of the memory limit, now that it has started the sandbox: it must not be killed for it."""
+        """Take `runsc run` out of the memory limit, now that the sandbox is up: it must not be killed for it."""
         self.cgroup.release(self._supervisor.pid)
 
     def poll(self) -> None:
@@ -235,5 +235,5 @@ class Guest:
 
 
 def backstop(processes: int) -> int:
-    """Host processes for so many of the program's: reaching the host's limit makes the sentry panic, so it is far off."""
+    """Host processes for so many of the program's: far off, since reaching the limit makes the sentry panic."""
     return 4 * processes + 64

@@ -1,4 +1,4 @@
-"""The `runsc` command, thinly: which flags this binary knows, and the command lines made of them. No policy, no processes kept."""
+"""The `runsc` command, thinly: which flags this binary knows, and the command lines made of them. No policy."""
 
 from __future__ import annotations
 

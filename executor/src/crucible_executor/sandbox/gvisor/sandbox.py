@@ -124,7 +124,7 @@ class GvisorSandbox:
         return not self._ended.is_set() and self._state is not State.CLOSED
 
     async def boot(self) -> None:
-        """Start it and wait for the launcher's word; whoever calls closes it, also after an error. Raises SandboxFault."""
+        """Start it and wait for the launcher's word; the caller closes it, also after an error. Raises SandboxFault."""
         self._move(State.BOOTING)
         self._booted = datetime.now(UTC)
         try:

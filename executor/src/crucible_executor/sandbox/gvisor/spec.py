@@ -1,4 +1,4 @@
-"""The OCI specification of a sandbox. Nothing of a caller's reaches it: it is the same for every program of a runtime and disk size."""
+"""The OCI specification of a sandbox. Nothing of a caller's reaches it: it depends on runtime and disk size alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DENIED_SYSCALLS: Final = (
 )
 """Of no use to a program, and each a way into more of the sentry.
 
-`clone3` hides its flags in memory, so a user namespace cannot be refused by a filter; there is no network to use one for.
+`clone3` hides its flags in memory, so no filter can refuse it a user namespace; there is no network to use one for.
 """
 
 
@@ -46,8 +46,8 @@ def build(
 ) -> dict[str, object]:
     """The specification for `config.json`.
 
-    `empty_root` is an empty folder that the specification must name although the root is the image. `processes` and `open_files`
-    are the most that any program may get: the launcher lowers them to the program's own.
+    `empty_root` is an empty folder that the specification must name although the root is the image. `processes` and
+    `open_files` are the most that any program may get: the launcher lowers them to the program's own.
     """
     limits = {"RLIMIT_NPROC": processes, "RLIMIT_NOFILE": open_files, "RLIMIT_FSIZE": 2 * disk_bytes, "RLIMIT_CORE": 0}
     return {
@@ -68,8 +68,8 @@ def build(
         },
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-            _tmpfs("/dev/shm", disk_bytes),
-            _tmpfs("/tmp", disk_bytes),
+            _tmpfs("/dev/shm", disk_bytes),  # noqa: S108 - a folder inside the sandbox
+            _tmpfs("/tmp", disk_bytes),  # noqa: S108 - same
             _tmpfs(WORK_DIR, disk_bytes),
         ],
         "annotations": {
