@@ -80,6 +80,7 @@ def down(data: Path, with_data: bool) -> None:
     try:
         if layout.lock.exists() or with_data:
             become_root(os.environ)
+        click.echo(f"stopping the stack on {data}", err=True)
         found = stop(layout)
         removed = purge(layout) if with_data else False
     except EXPECTED as error:

@@ -205,7 +205,7 @@ class Stack:
         command = [
             sys.executable,
             "-m",
-            "crucible_client",
+            "crucible_client.cli",
             arguments[0],
             "--data",
             str(self.layout.data),
