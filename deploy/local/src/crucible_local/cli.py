@@ -113,9 +113,11 @@ def status(data: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(data: Path, port_base: int | None, as_json: bool) -> None:
     """Check that this host can run the stack and its sandboxes."""
-    checks = host.quick_checks(data.resolve())
-    checks.append(host.port_check(Ports.choose(port_base, None), jaeger=False))
-    checks += host.sandbox_checks()
+    data = data.resolve()
+    sandbox = host.sandbox_checks(data)
+    known = {check.name for check in sandbox}
+    checks = [check for check in host.quick_checks(data) if check.name not in known]
+    checks += [host.port_check(Ports.choose(port_base, None), jaeger=False), *sandbox]
     if as_json:
         click.echo(display.checks_json(checks))
     else:

@@ -95,9 +95,9 @@ def show_checks(console: Console, checks: list[Check]) -> None:
     """One line per finding, and what mends it."""
     for check in checks:
         mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]" if check.required else "[yellow]![/yellow]"
-        console.print(f"{mark} {check.name:18} {check.detail}", highlight=False)
+        console.print(f"{mark} {check.name:18} {escape(check.detail)}", highlight=False, soft_wrap=True)
         if not check.passed and check.remedy:
-            console.print(f"  {'':18} {check.remedy}", highlight=False)
+            console.print(f"  {'':18} {escape(check.remedy)}", highlight=False, soft_wrap=True)
 
 
 def checks_json(checks: list[Check]) -> str:

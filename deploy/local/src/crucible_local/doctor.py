@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crucible_local.layout import Layout
 from crucible_local.nats import NatsError, nats_program
 from crucible_local.options import Ports, PortTakenError
 from crucible_local.postgres import PostgresError, wheel_root
@@ -44,13 +45,13 @@ def quick_checks(data: Path) -> list[Check]:
     ]
 
 
-def sandbox_checks() -> list[Check]:
-    """The executor's own checks of gVisor, cgroups and images: seconds, it runs a sandbox."""
+def sandbox_checks(data: Path) -> list[Check]:
+    """The executor's own checks of gVisor, control groups and images: seconds, it runs programs in sandboxes."""
     from crucible_executor import doctor
 
-    return [
-        Check(check.name, check.passed, check.detail, check.remedy, check.required) for check in doctor.run_checks()
-    ]
+    configured = os.environ.get("CRUCIBLE_RUNTIMES_DIR")
+    found = doctor.run_checks(Path(configured) if configured else Layout(data).images)
+    return [Check(check.name, check.passed, check.detail, check.remedy, check.required) for check in found]
 
 
 def port_check(ports: Ports, *, jaeger: bool) -> Check:

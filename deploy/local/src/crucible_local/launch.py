@@ -189,11 +189,20 @@ def end_leftovers(layout: Layout) -> bool:
     for identity in alive:  # they were signalled when their supervisor died: this is only the end of their grace
         if not kernel.wait_for(lambda identity=identity: not identity.alive, KILL_SECONDS):
             _kill_tree(identity)
+    _sweep_sandboxes()
     shutil.rmtree(layout.runtime, ignore_errors=True)
     if layout.data.exists():
         layout.runtime.mkdir(parents=True, exist_ok=True)
         layout.runtime.chmod(0o755)
     return bool(alive)
+
+
+def _sweep_sandboxes() -> None:
+    """A killed executor cannot have removed its control groups. Those of living executors are left alone."""
+    from crucible_executor.sandbox import leftovers
+    from crucible_executor.sandbox.gvisor import driver
+
+    leftovers.sweep(driver.DEFAULT_STATE_ROOT, driver.DEFAULT_CGROUP_PARENT)
 
 
 def _kill_tree(root: ProcessIdentity) -> None:

@@ -90,6 +90,7 @@ class Layout:
                 )
         for folder in (self.data, self.logs, RUNTIME_ROOT, self.runtime):
             make_public(folder)
+        RUNTIME_ROOT.chmod(0o755)  # an executor may have made it under another umask
         self.lock.touch(mode=0o600)
         closed = [str(parent) for parent in self.data.parents if not parent.stat().st_mode & 0o001]
         if os.geteuid() == 0 and closed:
