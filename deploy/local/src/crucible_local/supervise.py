@@ -51,6 +51,8 @@ class Life:
                 self._announce()
                 self._enter("ready")
                 await asyncio.wait((stop, housekeeping), return_when=asyncio.FIRST_COMPLETED)
+                if housekeeping.done():
+                    await housekeeping
         except Exception as error:  # noqa: BLE001 - whatever it was, who waits for the start is told
             self._fail(error)
         finally:
@@ -68,7 +70,7 @@ class Life:
         return ready
 
     def _fail(self, error: Exception) -> None:
-        log.error("the stack cannot start: %s", error)
+        log.error("the stack fails: %s", error)
         self._state.failure = str(error) or repr(error)
         self._enter("failed")
 

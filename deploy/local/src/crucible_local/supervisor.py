@@ -85,13 +85,16 @@ class Supervisor:
                 raise StartError(str(errors.exceptions[0])) from None
 
     async def watch(self) -> None:
-        """Bounds the logs and reaps adopted orphans until cancelled."""
+        """Bounds the logs and reaps adopted orphans until cancelled. Raises what ended a daemon's keeper."""
         seen: set[int] = set()
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             dead = kernel.dead_children()
             kernel.reap(dead & seen)  # our own are collected at once by whoever waits for them
             seen = dead
+            for run in (run for stage in self._stages for run in stage):
+                if run.keeper is not None and run.keeper.done():
+                    await run.keeper
             for state in self.states:
                 if state.log:
                     logfiles.cap(Path(state.log))
