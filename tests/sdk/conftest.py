@@ -12,7 +12,8 @@ from crucible_client import Client
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # the folder's own modules
 
-from recorded_platform import RecordedPlatform  # noqa: E402  found by the line above
+from command import Command  # noqa: E402  found by the line above
+from recorded_platform import RecordedPlatform  # noqa: E402  same
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,3 +33,9 @@ async def platform() -> AsyncGenerator[RecordedPlatform]:
 async def client(platform: RecordedPlatform) -> AsyncGenerator[Client]:
     async with Client(scheduler=platform.address, store=platform.address, patience=20) as client:
         yield client
+
+
+@pytest.fixture
+def crucible(platform: RecordedPlatform, tmp_path: Path) -> Command:
+    """The command, in an empty folder."""
+    return Command(platform.address, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
@@ -46,6 +47,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Loads the subcommand."""
         if cmd_name in OWN:
+            # gRPC's own lines about sockets are not for the person who runs a program.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
             module = import_module(f"crucible_client.cli.{_MODULES.get(cmd_name, cmd_name)}")
             command = getattr(module, _FUNCTIONS.get(cmd_name, cmd_name))
             command.help = command.help or OWN[cmd_name]

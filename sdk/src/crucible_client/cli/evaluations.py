@@ -78,7 +78,9 @@ def requeue(target: Target, evaluation_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--status", type=click.Choice([s for s in Status if s is not Status.UNRECOGNIZED], case_sensitive=False))
+@click.option(
+    "--status", type=click.Choice([s.value for s in Status if s is not Status.UNRECOGNIZED], case_sensitive=False)
+)
 @click.option("--runtime", help="Of this runtime.")
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="With this label; repeatable.")
 @click.option("--since", type=moment, metavar="TIME", help="Accepted since: 1h, 2d, 2026-01-31T09:00:00Z.")
@@ -90,7 +92,7 @@ def requeue(target: Target, evaluation_id: str, as_json: bool) -> None:
 @click.pass_obj
 def list_(
     target: Target,
-    status: Status | None,
+    status: str | None,
     runtime: str | None,
     labels: tuple[str, ...],
     since: datetime | None,

@@ -17,20 +17,20 @@ from crucible_client.views import Stream
 
 @click.command()
 @click.argument("evaluation_id", metavar="ID")
-@click.option("--stream", type=click.Choice([*Stream]), default=Stream.STDOUT, show_default=True)
+@click.option("--stream", type=click.Choice([s.value for s in Stream]), default=Stream.STDOUT.value, show_default=True)
 @click.option("--offset", type=int, default=0, help="The first byte; negative: so many from the end.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="How many bytes; 0: all.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Write JSON: `text` where the bytes are UTF-8, else `data` (base64)."
 )
 @click.pass_obj
-def output(target: Target, evaluation_id: str, stream: Stream, offset: int, limit: int, as_json: bool) -> None:
+def output(target: Target, evaluation_id: str, stream: str, offset: int, limit: int, as_json: bool) -> None:
     """Write the exact bytes a program wrote; while it runs, those stored so far."""
 
     async def main(client: Client) -> int:
         if as_json:
             content = await client.read_output(evaluation_id, stream, offset=offset, limit=limit)
-            click.echo(json.dumps({"evaluationId": evaluation_id, "stream": str(stream), **_content(content)}))
+            click.echo(json.dumps({"evaluationId": evaluation_id, "stream": stream, **_content(content)}))
             return 0
         async with aclosing(client.output_chunks(evaluation_id, stream, offset=offset, limit=limit)) as chunks:
             async for chunk in chunks:

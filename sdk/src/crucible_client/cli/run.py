@@ -41,7 +41,9 @@ from crucible_client.views import Evaluation, Status
     help="wall_time=5s, cpu_time=5s, memory_bytes=512MiB, disk_bytes=64MiB, output_bytes=1MiB, processes=64, "
     "open_files=256; repeatable.",
 )
-@click.option("--priority", type=click.Choice([*Priority], case_sensitive=False), help="What runs first.")
+@click.option(
+    "--priority", type=click.Choice([p.value for p in Priority], case_sensitive=False), help="What runs first."
+)
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeatable.")
 @click.option("--name", "display_name", help="A name for people.")
 @click.option("--request-id", help="Running again with the same id gives the same evaluation.")
@@ -59,7 +61,7 @@ def run(
     env: tuple[str, ...],
     extra: tuple[str, ...],
     limits: tuple[str, ...],
-    priority: Priority | None,
+    priority: str | None,
     labels: tuple[str, ...],
     display_name: str | None,
     request_id: str | None,
@@ -78,7 +80,7 @@ def run(
         env=parse_pairs(env, "--env"),
         stdin=read_stdin(stdin, program=file),
         limits=parse_limits(limits),
-        priority=priority,
+        priority=Priority(priority) if priority else None,
         labels=parse_pairs(labels, "--label"),
         display_name=display_name,
     )
