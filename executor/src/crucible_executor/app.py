@@ -1,0 +1,87 @@
+"""The executor put together: which class serves which role, and in which order they start and stop."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import NoReturn
+
+import uuid_utils
+
+from crucible.internal.v1 import heartbeat_pb2
+from crucible_chassis.logs import get_logger
+from crucible_chassis.messaging import connect_messaging
+from crucible_chassis.metrics import AdminServer
+from crucible_chassis.process import Lifetime, run
+from crucible_chassis.settings import load_settings
+from crucible_executor import convert
+from crucible_executor.attempts import Tools
+from crucible_executor.heartbeat import Heart
+from crucible_executor.jobs import JobPuller
+from crucible_executor.objects import open_object_store
+from crucible_executor.publisher import AttemptsOutbox
+from crucible_executor.runs import HeldRuns
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, open_driver
+from crucible_executor.sandbox.port import SandboxDriver
+from crucible_executor.settings import ExecutorSettings
+
+SERVICE = "executor"
+
+DriverOpener = Callable[[ExecutorSettings], AbstractAsyncContextManager[SandboxDriver]]
+
+log = get_logger(__name__)
+
+
+def open_gvisor(settings: ExecutorSettings) -> AbstractAsyncContextManager[SandboxDriver]:
+    """The product's sandboxes."""
+    return open_driver(GvisorConfig(images_dir=settings.runtimes_dir))
+
+
+async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverOpener = open_gvisor) -> None:
+    """Runs an executor until the process is asked to stop."""
+    settings, stack, tasks = lifetime.settings, lifetime.stack, lifetime.tasks
+    driver = await stack.enter_async_context(open_sandboxes(settings))
+    offerable = await driver.offerable_runtimes()
+    for name, why in offerable.refused.items():
+        log.error("runtime.refused", runtime=name, why=why)
+    runtimes = [offer.name for offer in offerable.offers]
+    log.info("runtime.offered", runtimes=runtimes)
+    messaging = await stack.enter_async_context(connect_messaging(settings.nats_url, name=SERVICE))
+    me = convert.executor(str(uuid_utils.uuid7()), socket.gethostname())
+    tools = Tools(
+        executor=me,
+        driver=driver,
+        objects=open_object_store(settings.object_store_url),
+        outbox=AttemptsOutbox(messaging),
+        tracer=lifetime.telemetry.tracer,
+    )
+    heart = Heart(
+        messaging,
+        heartbeat_pb2.ExecutorAnnouncement(executor=me, pool=settings.pool, slots=settings.slots, runtimes=runtimes),
+    )
+    runs = HeldRuns(tools, tasks, slots=settings.slots, began=heart.beat_now)
+    puller = JobPuller(messaging, runs, pool=settings.pool)
+    await stack.enter_async_context(
+        AdminServer(
+            settings.admin_listen,
+            lambda: bool(runtimes) and messaging.is_connected and puller.bound and heart.answered,
+        )
+    )
+    await heart.listen(runs)
+    tasks.spawn("heart", heart.run(runs))
+    pulling = tasks.spawn_job("jobs", puller.run())
+    await lifetime.until_stopped()
+    heart.announce_no_slots()
+    await puller.stop(pulling)
+    await runs.drain(settings.grace_seconds)
+
+
+def main(open_sandboxes: DriverOpener = open_gvisor) -> NoReturn:
+    """Runs the executor as this process."""
+    run(
+        functools.partial(serve, open_sandboxes=open_sandboxes),
+        service=SERVICE,
+        settings=load_settings(ExecutorSettings),
+    )
