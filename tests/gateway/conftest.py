@@ -1,4 +1,4 @@
-"""The gateway as it is run, before real gRPC servers that answer what a test prepared, and record what they were asked."""
+"""The gateway as it is run, before real gRPC servers that answer as prepared and record what they were asked."""
 
 import asyncio
 import sys
@@ -17,7 +17,7 @@ from gateway_harness import GatewayUnderTest, Recorder, running_gateway  # noqa:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One event loop for all: the servers live in it, and a late event of a closed one is an error in grpc.aio's log."""
+    """One event loop for all: the servers live in it, and a late event of a closed one is an error in grpc's log."""
     for item in items:
         if item.path.is_relative_to(HERE) and is_async_test(item):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)

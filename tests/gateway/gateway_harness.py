@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import grpc.aio
 import httpx
@@ -208,7 +208,7 @@ class GatewayUnderTest:
 
 
 @asynccontextmanager
-async def running_gateway(**settings: Any) -> AsyncGenerator[GatewayUnderTest]:
+async def running_gateway(grace_seconds: float = 5, hosts: str = "") -> AsyncGenerator[GatewayUnderTest]:
     """A gateway of its own, with its upstreams."""
     spans = InMemorySpanExporter()
     telemetry = start_telemetry("gateway", processor=SimpleSpanProcessor(spans))
@@ -217,8 +217,14 @@ async def running_gateway(**settings: Any) -> AsyncGenerator[GatewayUnderTest]:
         scheduler = await stack.enter_async_context(recording_server(SCHEDULER_SERVICES, recorder, telemetry))
         store = await stack.enter_async_context(recording_server(STORE_SERVICES, recorder, telemetry))
         listen = f"127.0.0.1:{free_port()}"
-        options = {"http_listen": listen, "scheduler_url": scheduler.address, "store_url": store.address, **settings}
-        lifetime = Lifetime(GatewaySettings(**options), telemetry)
+        settings = GatewaySettings(
+            http_listen=listen,
+            scheduler_url=scheduler.address,
+            store_url=store.address,
+            grace_seconds=grace_seconds,
+            hosts=hosts,
+        )
+        lifetime = Lifetime(settings, telemetry)
 
         async def live() -> None:
             async with lifetime.stack, lifetime.tasks:
@@ -252,5 +258,5 @@ def events_of(text: str) -> list[dict[str, str]]:
     for block in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
         if "data" in fields:
-            found.append(cast("dict[str, str]", fields))
+            found.append(fields)
     return found

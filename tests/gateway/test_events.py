@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 import httpx
@@ -113,7 +112,7 @@ async def test_events_arrive_one_by_one_and_a_client_that_leaves_ends_the_call(
 ) -> None:
     go_on = asyncio.Event()
 
-    async def live(request: Any, context: Context) -> AsyncIterator[Event]:
+    async def live(request: object, context: Context) -> AsyncIterator[Event]:
         yield queued(1)
         await go_on.wait()
         yield queued(2)
@@ -140,7 +139,7 @@ async def test_a_quiet_stream_begins_and_pings(
     monkeypatch.setattr(sse, "HEAD_SECONDS", 0.05)
     monkeypatch.setattr(sse, "PING_SECONDS", 0.05)
 
-    async def quiet(request: Any, context: Context) -> AsyncIterator[Event]:
+    async def quiet(request: object, context: Context) -> AsyncIterator[Event]:
         await asyncio.sleep(0.4)
         yield queued(1)
 
@@ -162,7 +161,7 @@ async def test_a_stream_that_loses_its_server_goes_on_elsewhere(upstream: Record
 async def test_a_slow_client_slows_its_own_stream(upstream: Recorder, gateway: GatewayUnderTest) -> None:
     sent = 0
 
-    async def flood(request: Any, context: Context) -> AsyncIterator[Event]:
+    async def flood(request: object, context: Context) -> AsyncIterator[Event]:
         nonlocal sent
         while True:
             sent += 1
@@ -191,7 +190,7 @@ async def test_head_opens_and_leaves(upstream: Recorder, http: httpx.AsyncClient
 
 
 async def test_a_shutdown_ends_streams_cleanly() -> None:
-    async def live(request: Any, context: Context) -> AsyncIterator[Event]:
+    async def live(request: object, context: Context) -> AsyncIterator[Event]:
         yield queued(1)
         await asyncio.Event().wait()
 

@@ -3,19 +3,21 @@
 import asyncio
 import json
 import uuid
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import httpx
 import pytest
-from gateway_harness import GatewayUnderTest, Recorder
+from gateway_harness import Context, GatewayUnderTest, Recorder
 
-from crucible.v1 import evaluation_pb2, evaluation_query_service_pb2, evaluation_service_pb2, runtime_service_pb2
+from crucible.v1 import evaluation_query_service_pb2, evaluation_service_pb2, runtime_service_pb2
 from crucible.v1.evaluation_pb2 import Evaluation
 from crucible.v1.execution_pb2 import ExecutionResult
 from crucible_chassis.errors import FieldViolation, ServiceError, invalid_argument
 
 ID = "01900000-0000-7000-8000-000000000000"
-PYTHON = {"runtime": "python", "source": "print(1)"}
+PYTHON: dict[str, Any] = {"runtime": "python", "source": "print(1)"}
 
 
 async def test_a_body_becomes_the_field_and_the_answer_is_bare(upstream: Recorder, http: httpx.AsyncClient) -> None:
@@ -24,7 +26,6 @@ async def test_a_body_becomes_the_field_and_the_answer_is_bare(upstream: Recorde
         "/v1/evaluations?request_id=once",
         json=PYTHON
         | {
-            "files": [],
             "limits": {"wallTime": "1.5s", "memory_bytes": 67108864, "diskBytes": "2097152"},
             "env": {"A": "ä"},
             "stdinBytes": "AP-_",
@@ -285,9 +286,9 @@ async def test_a_client_that_leaves_ends_a_wait(upstream: Recorder, gateway: Gat
 async def test_a_client_that_leaves_cancels_no_run(upstream: Recorder, gateway: GatewayUnderTest) -> None:
     released = asyncio.Event()
 
-    async def slow(request: object, context: object):  # type: ignore[no-untyped-def]
+    async def slow(request: object, context: Context) -> AsyncIterator[Evaluation]:
         await released.wait()
-        yield evaluation_pb2.Evaluation(id=ID)
+        yield Evaluation(id=ID)
 
     upstream.prepare("RunEvaluation", slow)
     body = json.dumps(PYTHON).encode()
@@ -304,7 +305,7 @@ async def test_a_client_that_leaves_cancels_no_run(upstream: Recorder, gateway: 
     assert not call.cancelled
 
 
-async def hang(request: object, context: object):  # type: ignore[no-untyped-def]
+async def hang(request: object, context: Context) -> AsyncIterator[Evaluation]:
     await asyncio.Event().wait()
     yield Evaluation()
 

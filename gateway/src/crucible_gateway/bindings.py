@@ -1,4 +1,4 @@
-"""Requests over HTTP into request messages: each field from the one place it belongs to, path, query, body or header."""
+"""Requests over HTTP into request messages: each field from the one place it belongs to."""
 
 from __future__ import annotations
 

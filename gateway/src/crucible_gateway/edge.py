@@ -17,6 +17,7 @@ from crucible_chassis.logs import get_logger
 from crucible_chassis.telemetry import Telemetry, extract_context
 from crucible_gateway.exchange import ClientGoneError, Drain, Exchange
 from crucible_gateway.http_rule import Match, NoMatch, PathError, Router
+from crucible_gateway.http_server import MAX_HEAD_BYTES
 from crucible_gateway.problems import fault, internal
 from crucible_gateway.transcode import Handler
 
@@ -83,6 +84,7 @@ class Edge:
         try:
             try:
                 self._check_host(exchange)
+                _check_head(exchange)
                 if isinstance(found, NoMatch):
                     raise _no_match(found)
                 await found.target.handle(exchange, _variables(found))
@@ -143,6 +145,14 @@ class Edge:
         _, separator, rest = origin.partition("://")
         found = _HOST.fullmatch(rest)
         return bool(separator) and found is not None and found.group(1).lower().rstrip(".") in self._hosts
+
+
+def _check_head(exchange: Exchange) -> None:
+    # uvicorn bounds only a head that comes in pieces.
+    length = len(exchange.raw_path) + len(exchange.query)
+    length += sum(len(name) + len(value) for name, value in exchange.headers.raw)
+    if length > MAX_HEAD_BYTES:
+        raise fault("INVALID_FIELD", f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
 
 
 def _variables(found: Match[Handler]) -> Mapping[str, str]:

@@ -235,7 +235,7 @@ class Router(Generic[T]):
         if raw_path.startswith("/") and raw_path.count("/") <= MAX_SEGMENTS:
             segments = tuple(raw_path[1:].split("/"))
             head, colon, verb = segments[-1].rpartition(":")
-            candidates: list[tuple[tuple[str, ...], str]] = [((*segments[:-1], head), verb)] if colon else []
+            candidates: list[tuple[tuple[str, ...], str]] = [((*segments[:-1], head), verb)] if colon and verb else []
             candidates.append((segments, ""))
             for parts, wanted in candidates:
                 for leaf in self._walk(self._root, parts, 0, wanted):
