@@ -1,6 +1,7 @@
 """One program, from a POST to its verdict, for people who see Crucible for the first time."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 from rich.console import Console
-from rich.table import Table
+
+from crucible_local.display import show_table
 
 TIMEOUT_SECONDS = 90
 PROGRAM = """\
@@ -42,7 +44,7 @@ def show(console: Console, addresses: Mapping[str, str]) -> None:
     """Runs the program over REST and prints its output, verdict and timeline. Raises DemoError."""
     gateway = addresses["gateway"]
     console.rule("POST /v1/evaluations:run", align="left")
-    console.print(PROGRAM.rstrip(), style="dim", markup=False, highlight=False)
+    console.print(PROGRAM.rstrip(), style="dim", markup=False, highlight=False, soft_wrap=True)
     evaluation = _call(
         f"{gateway}/v1/evaluations:run?timeout=60s", {"runtime": "python", "source": PROGRAM, "displayName": "demo"}
     )
@@ -51,7 +53,7 @@ def show(console: Console, addresses: Mapping[str, str]) -> None:
         raise DemoError(f"no verdict within a minute: {json.dumps(evaluation, indent=2)}")
     result = cast("Json", result)
     console.rule("output", align="left")
-    console.print(result["stdout"]["text"].rstrip(), markup=False, highlight=False)
+    console.print(result["stdout"]["text"].rstrip(), markup=False, highlight=False, soft_wrap=True)
     console.rule("verdict", align="left")
     _verdict(console, evaluation, result)
     console.rule("timeline", align="left")
@@ -63,32 +65,36 @@ def show(console: Console, addresses: Mapping[str, str]) -> None:
 def _verdict(console: Console, evaluation: Json, result: Json) -> None:
     usage = result["usage"]
     termination = f"exit code {result['exitCode']}" if "exitCode" in result else f"signal {result.get('signal')}"
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("status", str(evaluation["status"]))
-    table.add_row("outcome", f"{result['outcome']} ({termination}), cause {result['cause']}")
     peak = int(usage["peakMemoryBytes"]) / 1024**2
-    table.add_row("usage", f"wall {usage['wallTime']}, CPU {usage['cpuTime']}, peak memory {peak:.1f} MiB")
-    table.add_row("sandbox", f"gVisor on {result['executor'].get('host', '?')}, image {result['imageDigest'][:19]}…")
-    console.print(table, highlight=False)
+    rows = [
+        ("status", str(evaluation["status"])),
+        ("outcome", f"{result['outcome']} ({termination}), cause {result['cause']}"),
+        ("usage", f"wall {usage['wallTime']}, CPU {usage['cpuTime']}, peak memory {peak:.1f} MiB"),
+        ("sandbox", f"gVisor on {result['executor']['host']}, image {result['imageDigest']}"),
+    ]
+    show_table(console, rows)
 
 
 def _timeline(console: Console, gateway: str, evaluation: Json, result: Json) -> None:
-    timings = {name: datetime.fromisoformat(result["timings"][name]) for name, _ in PHASES if name in result["timings"]}
-    table = Table(box=None, pad_edge=False)
-    for column in ("at", "phase", "took", "what"):
-        table.add_column(column, justify="right" if column in ("at", "took") else "left")
-    known = [(name, what, timings[name]) for name, what in PHASES if name in timings]
-    first = known[0][2]
-    ends = [*(f"{(b[2] - a[2]).total_seconds() * 1000:.1f} ms" for a, b in pairwise(known)), ""]
-    for (name, what, moment), took in zip(known, ends, strict=True):
-        table.add_row(f"{(moment - first).total_seconds() * 1000:.1f} ms", name, took, what)
-    console.print(table, highlight=False)
+    timings = result["timings"]
+    moments = [(name, what, datetime.fromisoformat(timings[name])) for name, what in PHASES if timings.get(name)]
+    first = moments[0][2]
+    took = [*(_milliseconds(before[2], after[2]) for before, after in pairwise(moments)), ""]
+    rows = [("at", "took", "phase", ""), *(
+        (_milliseconds(first, moment), duration, name, what)
+        for (name, what, moment), duration in zip(moments, took, strict=True)
+    )]  # fmt: skip
+    show_table(console, rows, right=(0, 1))
     kinds = [
-        next((kind for kind in event if isinstance(event[kind], dict)), "?")
+        next((kind for kind, value in event.items() if isinstance(value, dict)), "?")
         for event in _call(f"{gateway}/v1/evaluations/{evaluation['id']}/events")["events"]
     ]
-    console.print(f"events: {' → '.join(_runs(kinds))}", highlight=False)
-    console.print(f"trace:  {evaluation.get('traceId', '')}", highlight=False)
+    console.print(f"events  {' → '.join(_runs(kinds))}", highlight=False, soft_wrap=True)
+    console.print(f"trace   {evaluation.get('traceId', '')}", highlight=False, soft_wrap=True)
+
+
+def _milliseconds(begin: datetime, end: datetime) -> str:
+    return f"{(end - begin).total_seconds() * 1000:.1f} ms"
 
 
 def _runs(kinds: list[str]) -> Iterator[str]:
@@ -99,17 +105,19 @@ def _runs(kinds: list[str]) -> Iterator[str]:
 
 def _next(console: Console, addresses: Mapping[str, str], evaluation: Json) -> None:
     gateway = addresses["gateway"]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("this evaluation", f"curl -s {gateway}/v1/evaluations/{evaluation['id']}")
-    table.add_row("one of your own", "crucible run --runtime python 'print(6 * 7)'")
-    table.add_row("the API", f"{gateway}/docs")
+    ours = "uv run crucible" if "UV" in os.environ else "crucible"  # uv sets it for what it runs
+    trace = f"{ours} down; {ours} up --jaeger; then open the address it prints"
     if "jaeger" in addresses:
-        table.add_row("its trace", f"{addresses['jaeger']}/trace/{evaluation.get('traceId', '')}")
-    else:
-        table.add_row("its trace", "crucible down && crucible up --jaeger, then open the printed address")
-    table.add_row("processes, logs", "crucible status")
-    table.add_row("stop it", "make down")
-    console.print(table, highlight=False)
+        trace = f"{addresses['jaeger']}/trace/{evaluation.get('traceId', '')}"
+    rows = [
+        ("this evaluation", f"curl -s {gateway}/v1/evaluations/{evaluation['id']}"),
+        ("one of your own", f"{ours} run --help"),
+        ("the API", f"{gateway}/docs"),
+        ("traces", trace),
+        ("processes, logs", f"{ours} status"),
+        ("stop it all", f"{ours} down"),
+    ]
+    show_table(console, rows)
 
 
 def _call(url: str, body: Json | None = None) -> Json:

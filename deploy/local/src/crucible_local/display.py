@@ -1,12 +1,12 @@
 """What people see of a stack: its start line by line, its state as a table."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from crucible_local import logfiles
 from crucible_local.doctor import Check
@@ -48,17 +48,24 @@ def _last_words(process: ProcessState) -> str:
     return "" if line.startswith("{") else escape(line)
 
 
+def show_table(console: Console, rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Aligned columns, those of `right` to the right; long lines stay whole, for they are copied and piped."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        console.print(escape("  ".join(cells).rstrip()), highlight=False, soft_wrap=True)
+
+
 def show_status(console: Console, state: StackState, processes: list[ProcessState]) -> None:
     """One line per process, asked just now whether it is ready."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("process", "state", "pid", "restarts", "address", "log"):
-        table.add_column(column, overflow="fold")
+    rows = [("process", "state", "pid", "restarts", "address", "log")]
     for process in processes:
         if process.kind == "daemon":
-            pid = str(process.identity.pid) if process.identity else ""
-            row = (condition_now(process), pid, str(process.restarts), process.address, process.log)
-            table.add_row(process.name, *row)
-    console.print(table)
+            pid = str(process.identity.pid) if process.identity else "-"
+            rows.append(
+                (process.name, condition_now(process), pid, str(process.restarts), process.address, process.log)
+            )
+    show_table(console, rows)
     console.print(f"phase {state.phase}, supervisor {state.supervisor.pid}", highlight=False)
 
 

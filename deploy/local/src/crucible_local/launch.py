@@ -14,7 +14,7 @@ from types import FrameType
 
 from crucible_local import kernel, logfiles
 from crucible_local.kernel import ProcessIdentity
-from crucible_local.layout import Layout, is_held, take_lock
+from crucible_local.layout import Layout, is_held, make_public, take_lock
 from crucible_local.options import StackOptions
 from crucible_local.state import ProcessState, StackState
 
@@ -52,6 +52,7 @@ def launch(options: StackOptions, *, timeout: float, progress: Callable[[StackSt
         return Launched(_follow(layout, None, timeout=timeout, progress=progress), was_running=True)
     try:
         end_leftovers(layout)
+        make_public(layout.runtime)
         options.ports.require_free(jaeger=options.jaeger)
         with _interruptions_as_exceptions():
             supervisor = _start_supervisor(options, layout, lock)
@@ -99,7 +100,8 @@ def _follow(
         over = supervisor.poll() is not None if supervisor else not is_held(layout.lock)  # before the state is read
         state = StackState.read(layout.state)
         if state is not None and (supervisor is None or state.supervisor.pid == supervisor.pid):
-            progress(state)
+            if supervisor is not None or state.phase != "ready":
+                progress(state)
             if state.phase == "ready" and not over:
                 return state
             if state.phase == "failed":
@@ -191,9 +193,6 @@ def end_leftovers(layout: Layout) -> bool:
             _kill_tree(identity)
     _sweep_sandboxes()
     shutil.rmtree(layout.runtime, ignore_errors=True)
-    if layout.data.exists():
-        layout.runtime.mkdir(parents=True, exist_ok=True)
-        layout.runtime.chmod(0o755)
     return bool(alive)
 
 
@@ -222,7 +221,6 @@ def purge(layout: Layout) -> bool:
             raise LaunchError(f"{layout.data} is no stack's data folder: nothing removed")
         return False
     shutil.rmtree(layout.data)
-    shutil.rmtree(layout.runtime, ignore_errors=True)
     return True
 
 

@@ -81,14 +81,14 @@ class Layout:
         return self.runtime / "postgres"
 
     def claim(self) -> None:
-        """Makes the data folder and the runtime folder. Raises LayoutError for a folder that holds anything else."""
+        """Makes the data folder. Raises LayoutError for a folder that holds anything else."""
         if self.data.is_dir() and not self.lock.exists() and any(self.data.iterdir()):
             known = {"images"}  # images may be built before the first start
             if strangers := sorted(entry.name for entry in self.data.iterdir() if entry.name not in known):
                 raise LayoutError(
                     f"{self.data} holds other things ({', '.join(strangers[:3])}); name another with --data"
                 )
-        for folder in (self.data, self.logs, RUNTIME_ROOT, self.runtime):
+        for folder in (self.data, self.logs, RUNTIME_ROOT):
             make_public(folder)
         RUNTIME_ROOT.chmod(0o755)  # an executor may have made it under another umask
         self.lock.touch(mode=0o600)

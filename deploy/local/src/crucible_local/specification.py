@@ -55,4 +55,4 @@ class Gate:
 
 Step = Daemon | Job | Gate
 Stage = Sequence[Step]
-"""Steps that start together; all must be ready before the next stage. Stages stop in reverse order."""
+"""Steps that start together; all must be ready before the next stage. All steps stop one by one, in reverse order."""

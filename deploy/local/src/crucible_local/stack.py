@@ -98,8 +98,8 @@ class Stack:
         return [
             self._service("store", ports.store, ports.store_admin, store),
             self._service("scheduler", ports.scheduler, ports.scheduler_admin, {}),
-            self._gateway(),
             self._executor(),
+            self._gateway(),
         ]
 
     def _service(self, name: str, port: int, admin: int, settings: Mapping[str, str]) -> Daemon:

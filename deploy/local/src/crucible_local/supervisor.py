@@ -100,10 +100,11 @@ class Supervisor:
                     logfiles.cap(Path(state.log))
 
     async def stop(self) -> None:
-        """Ends all, last stage first. Orphans of theirs that this process adopted are left to it."""
+        """Ends all, the last step first: each leaves while what it works with is there. Orphans of theirs that this process adopted are left to it."""
         self._stopping = True
         for stage in reversed(self._stages):
-            await asyncio.gather(*(self._bring_down(run) for run in stage))
+            for run in reversed(stage):
+                await self._bring_down(run)
 
     async def _bring_up(self, run: _Run) -> None:
         started = time.monotonic()
