@@ -47,7 +47,7 @@ class GvisorDriver:
     """See `SandboxDriver`, the port. Made by `open_driver`."""
 
     def __init__(self, images: ImageStore, ground: Ground) -> None:
-        self._images = images
+        self.images = images
         self._ground = ground
         self._sandboxes: set[GvisorSandbox] = set()
 
@@ -63,7 +63,7 @@ class GvisorDriver:
 
     async def boot(self, runtime: str, *, disk_bytes: int) -> GvisorSandbox:
         """See `SandboxDriver`."""
-        image, path = await asyncio.to_thread(self._images.find, runtime)
+        image, path = await asyncio.to_thread(self.images.find, runtime)
         sandbox = GvisorSandbox(
             secrets.token_hex(_ID_BYTES), self._ground, image, path, disk_bytes, self._sandboxes.discard
         )
@@ -77,7 +77,7 @@ class GvisorDriver:
 
     async def offerable_runtimes(self) -> Offerable:
         """See `SandboxDriver`."""
-        index = await asyncio.to_thread(self._images.index)
+        index = await asyncio.to_thread(self.images.index)
         offers: list[RuntimeOffer] = []
         refused: dict[str, str] = {}
         for name, image in index.runtimes.items():
