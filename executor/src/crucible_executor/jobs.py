@@ -59,6 +59,13 @@ class JobPuller:
         subscription = await self._messaging.js.pull_subscribe_bind(
             consumer=subjects.jobs_consumer(self._pool), stream=subjects.JOBS_STREAM
         )
+        try:
+            await self._pull(subscription)
+        finally:
+            # Not left to the connection's drain, which waits in vain for what fetches left unread.
+            await subscription.unsubscribe()
+
+    async def _pull(self, subscription: _Subscription) -> None:
         while not self._stopping:
             self._idle = True
             await self._slots.slot()
@@ -121,3 +128,5 @@ class JobPuller:
 
 class _Subscription(Protocol):
     async def fetch(self, batch: int, timeout: float) -> list[nats.aio.msg.Msg]: ...
+
+    async def unsubscribe(self) -> None: ...
