@@ -38,11 +38,10 @@ class Meter:
         self._cpu_before = self._cgroup.cpu_seconds()
         self._cgroup.reset_peak()
 
-    def start(self) -> float:
-        """Begin; returns the monotonic time from which the run counts."""
+    def start(self) -> None:
+        """Begin: the run counts from now."""
         self._began = time.monotonic()
         self._schedule()
-        return self._began
 
     def stop(self) -> None:
         """No further looks; idempotent."""

@@ -85,7 +85,7 @@ class GvisorSandbox:
         self._guest = Guest(identity, ground, on_exit=self._exited, on_gone=self._end)
         self._state = State.NEW
         self._ended = asyncio.Event()
-        self._ended_at = self._started_at = 0.0
+        self._ended_at = 0.0
         self._booted = self._ready = self._started = self._finished = datetime.now(UTC)
         self._kill: Kill | None = None
         self._wait_status: int | None = None
@@ -169,7 +169,7 @@ class GvisorSandbox:
             raise SandboxFault(Cause.INFRASTRUCTURE, f"the program cannot be delivered: {error}") from error
         self._check_abandoned()
         self._started = datetime.now(UTC)
-        self._started_at = self._meter.start()
+        self._meter.start()
         loop = asyncio.get_running_loop()
         self._wall_timer = loop.call_later(limits.wall_time, self._limit_reached, Kill.WALL_TIME)
         self._guest.stdin.feed(program.stdin)
@@ -306,7 +306,7 @@ class GvisorSandbox:
             usage=meter.usage(self._ended_at),
             stdout=stdout,
             stderr=stderr,
-            phases=Phases(self._booted, self._ready, self._started, self._finished),
+            phases=Phases(self._booted, self._ready, self._started, max(self._started, self._finished)),
             image_digest=self.image_digest,
         )
 
