@@ -100,7 +100,10 @@ class Supervisor:
                     logfiles.cap(Path(state.log))
 
     async def stop(self) -> None:
-        """Ends all, the last step first: each leaves while what it works with is there. Orphans of theirs that this process adopted are left to it."""
+        """Ends all, the last step first: each leaves while what it works with is there.
+
+        Orphans of theirs that this process adopted are left to it.
+        """
         self._stopping = True
         for stage in reversed(self._stages):
             for run in reversed(stage):
