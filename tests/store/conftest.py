@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible.internal.v1 import job_pb2
 from crucible_chassis.messaging import Messaging, connect_messaging
 from crucible_store.announcing import Announcer
 from crucible_store.database import Database, open_engine
@@ -18,9 +21,6 @@ from crucible_store.objects import Objects, open_objects
 from crucible_store.outputs import Outputs
 from crucible_store.watching import Watchtower
 from crucible_testkit import NatsServer
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from crucible.internal.v1 import job_pb2
 
 from .samples import Run, an_executor, heartbeat
 

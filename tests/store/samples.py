@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 
-from crucible_contracts import DEFAULT_TENANT
-from crucible_store.ledger.attempts import Delivery, receive
 from uuid_utils import uuid7
 
 from crucible.internal.v1 import attempt_pb2, heartbeat_pb2, job_pb2, ledger_service_pb2
 from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2, executor_pb2
+from crucible_contracts import DEFAULT_TENANT
+from crucible_store.ledger.attempts import Delivery, receive
 
-LEASE_SECONDS = 15.0
+LEASE_SECONDS = 3600.0
+"""Leases lapse where a test says so."""
 
 
 def new_id() -> str:
@@ -71,7 +72,7 @@ def an_executor() -> executor_pb2.ExecutorReference:
     return executor_pb2.ExecutorReference(id=new_id(), host="machine-1")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """An executor's run of a job; `sent` are its messages by number."""
 
@@ -81,6 +82,9 @@ class Run:
     sent: list[bytes] = field(default_factory=list[bytes])
     written: int = 0
     ended: bool = False
+
+    def __repr__(self) -> str:
+        return f"Run({self.id[-4:]} of attempt {self.job.attempt} of {self.job.evaluation_id[-4:]})"
 
     def held(self) -> heartbeat_pb2.HeldRun:
         return heartbeat_pb2.HeldRun(

@@ -7,34 +7,31 @@ redelivered jobs, lapsed leases, deaf reapers, cancels and requeues in any order
 import asyncio
 import itertools
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,  # pyright: ignore[reportUnknownVariableType]  hypothesis leaves its factory untyped
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from crucible.internal.v1 import heartbeat_pb2, job_pb2, ledger_service_pb2
+from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2
 from crucible_chassis.errors import ServiceError
 from crucible_contracts.limits import MAX_DISPATCHES
 from crucible_store.domain.folding import Fate
 from crucible_store.ledger.attempts import Delivery
 from crucible_testkit import NatsServer
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    multiple,
-    precondition,
-    rule,
-    run_state_machine_as_test,  # pyright: ignore[reportUnknownVariableType]  hypothesis leaves its factory untyped
-)
-
-from crucible.internal.v1 import heartbeat_pb2, job_pb2, ledger_service_pb2
-from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2
 
 from .conftest import Store, open_store
 from .samples import LEASE_SECONDS, Run, an_executor, evaluation, heartbeat
@@ -44,11 +41,11 @@ T = TypeVar("T")
 NIGHTLY = os.environ.get("CRUCIBLE_TEST_PROFILE") == "nightly"
 PROFILE = settings(
     max_examples=1500 if NIGHTLY else 40,
-    stateful_step_count=80 if NIGHTLY else 40,
+    stateful_step_count=100 if NIGHTLY else 50,
     deadline=None,
     derandomize=not NIGHTLY,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink) if NIGHTLY else (Phase.generate, Phase.shrink),
-    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink) if NIGHTLY else (Phase.generate,),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
 
 Status = evaluation_pb2.Evaluation
@@ -66,6 +63,16 @@ class Seen:
     attempt: int = 0
 
 
+class Named:
+    """An action that hypothesis prints by its name."""
+
+    def __init__(self, call: Callable[[st.DataObject], None]) -> None:
+        self.call = call
+
+    def __repr__(self) -> str:
+        return self.call.__name__
+
+
 class Protocol(RuleBasedStateMachine):
     """Schedulers, executors and the network between them, played against one store."""
 
@@ -73,127 +80,135 @@ class Protocol(RuleBasedStateMachine):
     store: ClassVar[Store]
     pools: ClassVar[Iterator[int]] = itertools.count()
 
-    evaluations = Bundle("evaluations")
-    jobs = Bundle("jobs")
-    runs = Bundle("runs")
-    lapsed = Bundle("lapsed")
-
     def __init__(self) -> None:
         super().__init__()
         self.pool = f"pool-{next(self.pools)}"
         self.executor = an_executor()
         self.seen: dict[str, Seen] = {}
+        self.jobs: list[job_pb2.Job] = []
+        self.lapsed: list[ledger_service_pb2.LapsedLease] = []
         self.all_runs: list[Run] = []
         self.in_flight: list[Delivery] = []
         self.rounds = itertools.count(1)
+        self.touched = False
+        """Whether the last step may have changed the database."""
 
     def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
 
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        """One thing that happens, of those that can. (One rule: of many, most are switched off in most examples.)"""
+        open_runs = [run for run in self.all_runs if not run.ended]
+        actions: dict[Callable[[st.DataObject], None], int] = {
+            self.create: 2 if len(self.seen) < 3 else 0,
+            self.cancel: 1,
+            self.requeue: 2,
+            self.lease: 6,
+            self.wait: 3,
+            self.lapse: 3,
+            self.see_lapsed: 2,
+            self.reap: 4 if self.lapsed else 0,
+            self.pull: 5 if self.jobs else 0,
+            self.go_on: 8 if open_runs else 0,
+            self.end: 4 if open_runs else 0,
+            self.beat: 4 if self.all_runs else 0,
+            self.deliver: 8 if self.in_flight else 0,
+            self.deliver_all_in_order: 4 if self.in_flight else 0,
+            self.lose: 1 if self.in_flight else 0,
+            self.finish_a_healthy_run: 2 if open_runs else 0,
+        }
+        if not self.seen:
+            actions = {self.create: 1}
+        weighted = [action for action, weight in actions.items() for _ in range(weight)]
+        action = data.draw(st.sampled_from(weighted).map(Named), label="action").call
+        action(data)
+        # Bound methods are equal, never the same object.
+        self.touched = action not in (self.pull, self.go_on, self.end, self.lose, self.see_lapsed)
+
+    def _one(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(list(self.seen)))
+
     # What callers do
 
-    @initialize(target=evaluations, attempts=st.integers(1, 3))
-    def first(self, attempts: int) -> str:
-        return self._create(attempts)
-
-    @precondition(lambda self: len(self.seen) < 3)
-    @rule(target=evaluations, attempts=st.integers(1, 3))
-    def create(self, attempts: int) -> str:
-        return self._create(attempts)
-
-    def _create(self, attempts: int) -> str:
-        new = evaluation(pool=self.pool, max_attempts=attempts)
+    def create(self, data: st.DataObject) -> None:
+        new = evaluation(pool=self.pool, max_attempts=data.draw(st.integers(1, 3)))
         self.do(self.store.ledger.create([new]))
         self.seen[new.evaluation.id] = Seen()
-        return new.evaluation.id
 
-    @rule(which=evaluations, sure=st.integers(0, 3))
-    def cancel(self, which: str, sure: int) -> None:
-        if sure:  # seldom, or nothing else is ever seen
-            return
-        before = self._status(which)
-        try:
-            asked = self.do(self.store.ledger.cancel(which))
-        except ServiceError as exc:
-            assert (exc.reason, before) in {
-                ("EVALUATION_FINAL", Status.COMPLETED),
-                ("EVALUATION_FINAL", Status.FAILED),
-            }
+    def cancel(self, data: st.DataObject) -> None:
+        which = self._one(data)
+        if self._status(which) in {Status.COMPLETED, Status.FAILED}:
+            with pytest.raises(ServiceError, match="EVALUATION_FINAL"):
+                self.do(self.store.ledger.cancel(which))
         else:
-            assert before in {*OPEN, Status.CANCELLED}
-            assert asked.evaluation.status == Status.CANCELLED
+            assert self.do(self.store.ledger.cancel(which)).evaluation.status == Status.CANCELLED
 
-    @rule(which=evaluations)
-    def requeue(self, which: str) -> None:
-        before = self._status(which)
-        try:
+    def requeue(self, data: st.DataObject) -> None:
+        which = self._one(data)
+        if self._status(which) != Status.FAILED:
+            with pytest.raises(ServiceError, match="EVALUATION_NOT_FAILED"):
+                self.do(self.store.ledger.requeue(which))
+        else:
             self.do(self.store.ledger.requeue(which))
-        except ServiceError as exc:
-            assert exc.reason == "EVALUATION_NOT_FAILED"
-            assert before != Status.FAILED
-        else:
-            assert before == Status.FAILED
             self.seen[which].requeues += 1
 
     # What schedulers do
 
-    @rule(target=jobs, limit=st.integers(1, 3))
-    def lease(self, limit: int) -> Any:  # noqa: ANN401  hypothesis's own word for several values
-        return multiple(*self._lease(limit))
+    def lease(self, data: st.DataObject) -> None:
+        self._lease(data.draw(st.integers(1, 3)))
 
     def _lease(self, limit: int) -> list[job_pb2.Job]:
         self.do(self.store.ledger.heartbeat(heartbeat(self.executor, pool=self.pool), seconds=LEASE_SECONDS))
         leased = self.do(self.store.ledger.lease(pool=self.pool, limit=limit, seconds=LEASE_SECONDS))
-        return [item.job for item in leased.jobs]
+        jobs = [item.job for item in leased.jobs]
+        self.jobs += jobs
+        return jobs
 
-    @rule()
-    def wait(self) -> None:
+    def wait(self, _data: st.DataObject) -> None:
+        self._wait()
+
+    def _wait(self) -> None:
+        self.do(self.store.execute("UPDATE evaluations SET not_before = now() WHERE pool = :pool", pool=self.pool))
+
+    def lapse(self, data: st.DataObject) -> None:
+        self._lapse(self._one(data))
+
+    def _lapse(self, which: str) -> None:
         self.do(
-            self.store.execute("UPDATE evaluations SET not_before = now() WHERE pool = :pool", pool=self.pool)
-        )  # fmt: skip
-
-    @rule(which=evaluations)
-    def lapse(self, which: str) -> None:
-        self.do(self._lapse(which))
-
-    async def _lapse(self, which: str) -> None:
-        await self.store.execute(
-            "UPDATE evaluations SET lease_until = now() - interval '1 s' WHERE id = :id AND lease_until IS NOT NULL",
-            id=which,
+            self.store.execute(
+                "UPDATE evaluations SET lease_until = now() - interval '1 s'"
+                " WHERE id = :id AND lease_until IS NOT NULL",
+                id=which,
+            )
         )
 
-    @rule(target=lapsed)
-    def see_lapsed(self) -> Any:  # noqa: ANN401  hypothesis's own word for several values
-        return multiple(*self._see_lapsed())
+    def see_lapsed(self, _data: st.DataObject) -> None:
+        self.lapsed += self._see_lapsed()
 
     def _see_lapsed(self) -> list[ledger_service_pb2.LapsedLease]:
         lapsed = self.do(self.store.ledger.list_lapsed(limit=1000))
         return [lease for lease in lapsed if lease.evaluation_id in self.seen]
 
-    @rule(leases=st.lists(lapsed, min_size=1, max_size=4))
-    def reap(self, leases: list[ledger_service_pb2.LapsedLease]) -> None:
+    def reap(self, data: st.DataObject) -> None:
         """Also by a reaper that was deaf since: what it saw may be long over."""
-        self.do(self.store.ledger.judge_lapsed(leases))
+        self.do(self.store.ledger.judge_lapsed(data.draw(st.lists(st.sampled_from(self.lapsed), max_size=4))))
 
     # What executors do
 
-    @rule(target=runs, job=jobs)
-    def pull(self, job: job_pb2.Job) -> Run:
-        """JetStream may hand one job to several."""
-        run = Run(job)
-        self.all_runs.append(run)
-        return run
+    def pull(self, data: st.DataObject) -> None:
+        """Of the newest jobs, mostly. JetStream may hand one to several."""
+        job = data.draw(st.sampled_from([*self.jobs, *self.jobs[-3:], *self.jobs[-3:]]))
+        self.all_runs.append(Run(job))
 
-    @rule(
-        run=runs,
-        kinds=st.lists(
-            st.sampled_from(["progress", "progress", "unknown", "garbled", "refused"]), min_size=1, max_size=3
-        ),
-    )
-    def go_on(self, run: Run, kinds: list[str]) -> None:
-        for kind in kinds:
-            if run.ended:
-                return
+    def _open_run(self, data: st.DataObject) -> Run:
+        runs = [run for run in self.all_runs if not run.ended]
+        return data.draw(st.sampled_from([*runs, *runs[-2:]]))
+
+    def go_on(self, data: st.DataObject) -> None:
+        run = self._open_run(data)
+        kinds = ["progress", "progress", "progress", "unknown", "garbled", "refused"]
+        for kind in data.draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3)):
             self.in_flight.append(self._next(run, kind))
 
     def _next(self, run: Run, kind: str) -> Delivery:
@@ -209,11 +224,9 @@ class Protocol(RuleBasedStateMachine):
             case _:
                 return run.output() if len(run.sent) % 2 else run.usage()
 
-    @rule(run=runs, how=st.sampled_from(["verdict", "verdict", "fault", "refused", "drain"]))
-    def end(self, run: Run, how: str) -> None:
-        if run.ended:
-            return
-        match how:
+    def end(self, data: st.DataObject) -> None:
+        run = self._open_run(data)
+        match data.draw(st.sampled_from(["verdict", "verdict", "fault", "drain", "refused"])):
             case "fault":
                 self.in_flight.append(run.fault())
             case "drain":
@@ -223,9 +236,9 @@ class Protocol(RuleBasedStateMachine):
             case _:
                 self.in_flight.append(run.verdict())
 
-    @rule(run=runs)
-    def beat(self, run: Run) -> None:
+    def beat(self, data: st.DataObject) -> None:
         """A heartbeat; what is not stored is published again, and an abandoned run publishes nothing."""
+        run = data.draw(st.sampled_from(self.all_runs))
         reply = self._beat(run)
         if reply.abandon:
             run.ended = True
@@ -241,8 +254,6 @@ class Protocol(RuleBasedStateMachine):
 
     # What the network does
 
-    @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
         """Some messages in any order in one batch, some of them twice, and some once more later."""
         order = data.draw(st.permutations(range(len(self.in_flight))))
@@ -252,15 +263,11 @@ class Protocol(RuleBasedStateMachine):
         kept = data.draw(st.lists(st.sampled_from(chosen), max_size=2))
         rest = [self.in_flight[place] for place in order[count:]]
         waiting = self._apply([*chosen, *doubled])
-        self.in_flight = [*rest, *waiting, *kept][-200:]
+        self.in_flight = [*rest, *waiting, *kept][-60:]
 
-    @precondition(lambda self: self.in_flight)
-    @rule()
-    def deliver_all_in_order(self) -> None:
+    def deliver_all_in_order(self, _data: st.DataObject) -> None:
         self.in_flight = self._apply(self.in_flight)
 
-    @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
         self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
 
@@ -271,10 +278,9 @@ class Protocol(RuleBasedStateMachine):
 
     # The promises
 
-    @rule(which=evaluations, again=consumes(lapsed) | st.none())
-    def a_healthy_run_ends_in_its_verdict(self, which: str, again: object) -> None:
+    def finish_a_healthy_run(self, data: st.DataObject) -> None:
         """A claimed run that reports all it has, however its lease stands, is never thrown away."""
-        row = self._row(which)
+        row = self._row(self._one(data))
         run = next((run for run in self.all_runs if run.id == row.run), None)
         if row.status not in OPEN or run is None or run.ended:
             return
@@ -282,41 +288,37 @@ class Protocol(RuleBasedStateMachine):
         assert not reply.abandon
         run.verdict()
         batch = [run.delivery(number, next(self.rounds)) for number in range(reply.next, len(run.sent))]
-        if any(delivery.message is None or delivery.message.parked for delivery in batch):
-            return
+        if any(delivery.message is None for delivery in batch):
+            return  # it may have been the last: such a run is given up
         assert self._apply(batch) == []
-        assert self._status(which) == Status.COMPLETED
+        assert self._status(row.id) == Status.COMPLETED
         (result,) = self.do(
             self.store.execute(
                 "SELECT r.run FROM results r JOIN evaluations e ON e.id = r.evaluation AND e.generation = r.generation"
                 " WHERE e.id = :id",
-                id=which,
+                id=row.id,
             )
         )
         assert result.run == run.id
 
     @invariant()
     def promises_hold(self) -> None:
-        if not self.seen:
-            return
-        self.do(self._promises_hold())
+        if self.touched and self.seen:
+            self.do(self._stop_the_clock())
+            self.do(self._promises_hold())
+        self.touched = False
+
+    async def _stop_the_clock(self) -> None:
+        """Time passes where a step says so alone, so that what was seen can be played again."""
+        await self.store.execute(
+            "UPDATE evaluations SET not_before = now() + interval '1 h'"
+            " WHERE pool = :pool AND status = 1 AND not_before > now()",
+            pool=self.pool,
+        )
 
     async def _promises_hold(self) -> None:
         ids = {"ids": list(self.seen)}
-        rows = await self.store.execute("SELECT * FROM evaluations WHERE id = ANY(CAST(:ids AS uuid[]))", **ids)
-        events = await self.store.execute(
-            "SELECT evaluation, sequence, event FROM events WHERE evaluation = ANY(CAST(:ids AS uuid[]))"
-            " ORDER BY evaluation, sequence",
-            **ids,
-        )
-        results = await self.store.execute(
-            "SELECT evaluation, generation, run, summary FROM results WHERE evaluation = ANY(CAST(:ids AS uuid[]))",
-            **ids,
-        )
-        attempts = await self.store.execute(
-            "SELECT evaluation, generation, attempt, run FROM attempts WHERE evaluation = ANY(CAST(:ids AS uuid[]))",
-            **ids,
-        )
+        rows, events, results, attempts = await self.store.database.read(lambda c: _look(c, ids))
         assert len(rows) == len(self.seen)
         for row in rows:
             self._check(
@@ -447,11 +449,11 @@ class Protocol(RuleBasedStateMachine):
         """When all that happened is over, and executors work as they should, every evaluation becomes final."""
         for _ in range(3):
             for which in self.seen:
-                self.lapse(which)
+                self._lapse(which)
             lapsed = self._see_lapsed()
             if lapsed:
                 self.do(self.store.ledger.judge_lapsed(lapsed))
-            self.wait()
+            self._wait()
             for job in self._lease(10):
                 run = Run(job)
                 self.all_runs.append(run)
@@ -464,6 +466,19 @@ class Protocol(RuleBasedStateMachine):
 
     def _status(self, which: str) -> int:
         return self._row(which).status
+
+
+async def _look(connection: AsyncConnection, ids: dict[str, list[str]]) -> list[Sequence[Any]]:
+    of_ids = "= ANY(CAST(:ids AS uuid[]))"
+    return [
+        (await connection.execute(sa.text(statement), ids)).all()
+        for statement in (
+            f"SELECT * FROM evaluations WHERE id {of_ids}",
+            f"SELECT evaluation, sequence, event FROM events WHERE evaluation {of_ids} ORDER BY evaluation, sequence",
+            f"SELECT evaluation, generation, run, summary FROM results WHERE evaluation {of_ids}",
+            f"SELECT evaluation, generation, attempt, run FROM attempts WHERE evaluation {of_ids}",
+        )
+    ]
 
 
 @pytest.mark.timeout(7200 if NIGHTLY else 300)

@@ -53,11 +53,14 @@ async def judge_lapsed(
     connection: AsyncConnection, leases: Sequence[ledger_service_pb2.LapsedLease], *, jitter: Callable[[], float]
 ) -> Reaped:
     """Judges those of the leases that are lapsed still."""
-    seen = [
-        (lease.evaluation_id, lease.attempt, lease.token)
-        for lease in leases
-        if convert.is_uuid(lease.evaluation_id) and convert.is_uuid(lease.token)
-    ]
+    # Each once: a lease that is named twice has lapsed once.
+    seen = list(
+        {
+            (lease.evaluation_id, lease.attempt, lease.token)
+            for lease in leases
+            if convert.is_uuid(lease.evaluation_id) and convert.is_uuid(lease.token)
+        }
+    )
     reaped = Reaped()
     for columns in (await connection.execute(_TAKE, arrays("seen", _LEASE, seen))).mappings():
         row = row_of(columns)
