@@ -271,6 +271,16 @@ async def test_services_violations_without_protovalidate(upstream: Recorder, htt
     assert response.json()["errors"] == [{"field": "files[2].stdin_bytes[0].no_such", "message": "words"}]
 
 
+async def test_large_documents_are_as_small_ones(upstream: Recorder, http: httpx.AsyncClient) -> None:
+    sources = [f"print({number})" + "é" * 100_000 for number in range(3)]
+    made = [Evaluation(id=ID, source=source) for source in sources]
+    upstream.prepare("BatchCreateEvaluations", evaluation_service_pb2.BatchCreateEvaluationsResponse(evaluations=made))
+    body = {"requests": [{"evaluation": {"runtime": "python", "source": source}} for source in sources]}
+    response = await http.post("/v1/evaluations:batchCreate", json=body)
+    assert [each["source"] for each in response.json()["evaluations"]] == sources
+    assert [each.evaluation.source for each in upstream.only.request.requests] == sources
+
+
 async def test_a_client_that_leaves_ends_a_wait(upstream: Recorder, gateway: GatewayUnderTest) -> None:
     upstream.prepare("WaitEvaluation", hang)
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.parse
 import uuid
@@ -17,7 +18,7 @@ from google.protobuf.message import Message
 from crucible_chassis.errors import ServiceError, invalid_argument
 from crucible_gateway import json_reader
 from crucible_gateway.contract import BODY_WHOLE, REQUEST_ID, Route, is_text, is_wrapper, map_entry
-from crucible_gateway.exchange import JSON, Exchange
+from crucible_gateway.exchange import JSON, LARGE_BYTES, Exchange
 from crucible_gateway.json_reader import Faults, WrongValueError
 from crucible_gateway.problems import fault
 from crucible_gateway.strict_json import MalformedJsonError, read_json
@@ -82,11 +83,17 @@ class Binder:
         _check_media_type(exchange)
         if not data:
             raise fault("MALFORMED_BODY", "the body is empty, and a JSON object is expected")
+        if len(data) > LARGE_BYTES:
+            await asyncio.to_thread(self._read_document, data, message, faults)
+        else:
+            self._read_document(data, message, faults)
+
+    def _read_document(self, data: bytes, message: Message, faults: Faults) -> None:
         try:
             value = read_json(data)
         except MalformedJsonError as exc:
             raise fault("MALFORMED_BODY", str(exc)) from exc
-        if whole:
+        if self._route.body == BODY_WHOLE:
             json_reader.read_message(value, message, "", faults)
         else:
             json_reader.read_field(

@@ -17,6 +17,8 @@ from crucible_gateway import json_writer
 from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+LARGE_BYTES = 128 * 1024
+"""Documents over this size are read and written in a thread, so that nobody's stream stands still meanwhile."""
 BODY_SECONDS = 60.0
 """A body is read within this time."""
 SEND_SECONDS = 30.0

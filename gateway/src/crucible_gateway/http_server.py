@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 from collections.abc import Generator
 
@@ -31,7 +32,12 @@ class CannotListenError(Exception):
 
 
 def bind(listen: str) -> socket.socket:
-    """A socket that listens on `host:port`."""
+    """A socket that listens on `host:port`; the process may hold as many as `MAX_CONNECTIONS` from here on."""
+    # A connection is a file, and the limit of a shell, 1024, is below what we take.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_CONNECTIONS)
+    if resource.RLIM_INFINITY != soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -15,7 +15,7 @@ from crucible_chassis.errors import ServiceError, from_rpc_error
 from crucible_gateway import json_writer
 from crucible_gateway.bindings import Binder, Bound
 from crucible_gateway.contract import TIMEOUT, Route
-from crucible_gateway.exchange import ClientGoneError, Exchange, TaskScope
+from crucible_gateway.exchange import LARGE_BYTES, ClientGoneError, Exchange, TaskScope
 from crucible_gateway.problems import in_callers_words
 from crucible_gateway.upstreams import Upstream
 
@@ -54,7 +54,11 @@ class Transcoder:
                 response = await self._call(bound.message, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as exc:
             raise in_callers_words(from_rpc_error(exc), self._route, bound.spoken) from exc
-        await exchange.answer(200, json_writer.write_json(response, self._route.response_body))
+        if response.ByteSize() > LARGE_BYTES:
+            document = await asyncio.to_thread(json_writer.write_json, response, self._route.response_body)
+        else:
+            document = json_writer.write_json(response, self._route.response_body)
+        await exchange.answer(200, document)
 
     async def _wait(self, exchange: Exchange, bound: Bound) -> Message:
         """A call that may take minutes: it ends with the process, and, where it only reads, with its client."""
