@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -80,19 +81,23 @@ def processes_of(layout: Layout) -> list[str]:
 def require_nothing_left(layout: Layout) -> None:
     assert processes_of(layout) == []
     assert str(layout.data) not in Path("/proc/self/mountinfo").read_text()
+    assert not layout.runtime.exists()
     assert not is_held(layout.lock)
 
 
-def hello(address: str) -> str:
+def hello(address: str) -> dict[str, Any]:
+    """Runs a program; the final evaluation."""
     answer = httpx.post(
         f"{address}/v1/evaluations:run?timeout=60s", json={"runtime": "python", "source": "print('hello')"}, timeout=90
     )
     assert answer.status_code == 200, answer.text
-    return answer.json()["result"]["stdout"]["text"]
+    evaluation = answer.json()
+    assert evaluation["result"]["stdout"]["text"] == "hello\n"
+    return evaluation
 
 
 def test_a_program_runs_and_every_process_can_be_seen(stack: Stack) -> None:
-    assert hello(stack.state.addresses["gateway"]) == "hello\n"
+    assert hello(stack.state.addresses["gateway"])
     status = json.loads(crucible("status", "--json", layout=stack.layout).stdout)
     assert status["phase"] == "ready"
     assert {process["name"]: process["state"] for process in status["processes"]} == dict.fromkeys(
@@ -130,7 +135,7 @@ def test_a_killed_service_is_started_again(stack: Stack) -> None:
         until(lambda name=name, before=restarts: stack.process(name).restarts > before)
         stack.wait_until_ready()
         assert stack.pid(name) != pid
-    assert hello(stack.state.addresses["gateway"]) == "hello\n"
+    assert hello(stack.state.addresses["gateway"])
 
 
 def test_a_taken_port_is_named_before_anything_starts(stack: Stack, layout: Layout) -> None:
@@ -148,14 +153,30 @@ def test_a_taken_port_is_named_before_anything_starts(stack: Stack, layout: Layo
     require_nothing_left(layout)
 
 
-def test_a_second_stack_beside_the_first_and_its_end(stack: Stack, layout: Layout, tmp_path: Path) -> None:
+def test_a_second_stack_lives_dies_and_comes_back_beside_the_first(
+    stack: Stack, layout: Layout, tmp_path: Path
+) -> None:
     config = tmp_path / "crucible/client.toml"
-    started = crucible("up", "--port-base", "0", "--json", "--write-config", layout=layout, config=tmp_path)
+    up = ("up", "--port-base", "0", "--json", "--write-config")
+    started = crucible(*up, layout=layout, config=tmp_path)
     assert started.returncode == 0, started.stderr
-    addresses = json.loads(started.stdout)["addresses"]
-    assert hello(addresses["gateway"]) == "hello\n"
-    assert hello(stack.state.addresses["gateway"]) == "hello\n"
-    assert f'store = "{addresses["store"]}"' in config.read_text()
+    first = json.loads(started.stdout)
+    evaluation = hello(first["addresses"]["gateway"])
+    assert hello(stack.state.addresses["gateway"])
+    assert f'store = "{first["addresses"]["store"]}"' in config.read_text()
+
+    state = StackState.read(layout.state)
+    assert state is not None
+    left = [process.identity for process in state.processes if process.identity]
+    state.supervisor.send(signal.SIGKILL)
+    until(lambda: not is_held(layout.lock))
+    assert crucible("status", layout=layout).returncode == 3
+
+    again = crucible(*up, layout=layout, config=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert not any(identity.alive for identity in left), "a dead supervisor takes its processes along"
+    gateway = json.loads(again.stdout)["addresses"]["gateway"]
+    assert httpx.get(f"{gateway}/v1/evaluations/{evaluation['id']}").json()["status"] == "COMPLETED"
 
     stopped = crucible("down", layout=layout)
     assert stopped.returncode == 0, stopped.stderr
@@ -163,33 +184,11 @@ def test_a_second_stack_beside_the_first_and_its_end(stack: Stack, layout: Layou
     assert not config.exists()
     assert layout.database.is_dir(), "data outlive the stack"
     assert crucible("status", layout=layout).returncode == 3
-    again = crucible("down", layout=layout)
-    assert (again.returncode, again.stdout) == (0, "no stack runs\n")
-    assert hello(stack.state.addresses["gateway"]) == "hello\n"
-
-
-def test_a_dead_supervisor_takes_its_processes_along_and_the_next_start_works(layout: Layout) -> None:
-    assert crucible("up", "--port-base", "0", layout=layout).returncode == 0
-    state = StackState.read(layout.state)
-    assert state is not None
-    evaluation = httpx.post(
-        f"{state.addresses['gateway']}/v1/evaluations:run", json={"runtime": "python", "source": "print(1)"}, timeout=90
-    ).json()
-    left = [process.identity for process in state.processes if process.identity]
-    state.supervisor.send(signal.SIGKILL)
-    status = crucible("status", layout=layout)
-    assert status.returncode == 3
-
-    started = crucible("up", "--port-base", "0", "--json", layout=layout)
-    assert started.returncode == 0, started.stderr
-    assert not any(identity.alive for identity in left)
-    gateway = json.loads(started.stdout)["addresses"]["gateway"]
-    assert httpx.get(f"{gateway}/v1/evaluations/{evaluation['id']}").json()["status"] == "COMPLETED"
-
-    removed = crucible("down", "--purge", layout=layout)
-    assert removed.returncode == 0, removed.stderr
-    require_nothing_left(layout)
+    idle = crucible("down", layout=layout)
+    assert (idle.returncode, idle.stdout) == (0, "no stack runs\n")
+    assert crucible("down", "--purge", layout=layout).returncode == 0
     assert not layout.data.exists()
+    assert hello(stack.state.addresses["gateway"])
 
 
 @pytest.mark.parametrize("moment", ["postgres", "store"])

@@ -52,8 +52,8 @@ def launch(options: StackOptions, *, timeout: float, progress: Callable[[StackSt
         return Launched(_follow(layout, None, timeout=timeout, progress=progress), was_running=True)
     try:
         end_leftovers(layout)
-        make_public(layout.runtime)
         options.ports.require_free(jaeger=options.jaeger)
+        make_public(layout.runtime)
         with _interruptions_as_exceptions():
             supervisor = _start_supervisor(options, layout, lock)
             os.close(lock)  # the supervisor has it now, from this moment until its end
