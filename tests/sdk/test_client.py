@@ -264,7 +264,7 @@ async def test_runtimes_events_and_views(platform: RecordedPlatform, client: Cli
 
 
 async def test_a_deadline_without_an_answer_names_who_did_not_give_it(platform: RecordedPlatform) -> None:
-    async with Client(scheduler=platform.address, store=platform.address) as client:
+    async with Client(scheduler=platform.address, store=platform.address, patience=0.5) as client:
         platform.prepare("GetEvaluation", Failure(grpc.StatusCode.DEADLINE_EXCEEDED))
         platform.always("GetEvaluation", Failure(grpc.StatusCode.NOT_FOUND))
         with pytest.raises(NotFoundError):  # it is a read: once more
@@ -277,6 +277,7 @@ async def test_a_deadline_without_an_answer_names_who_did_not_give_it(platform: 
                 evaluation_query_service_pb2.GetEvaluationRequest(id=ID),
                 timeout=0.3,
             )
+        assert len(platform.called("GetEvaluation")) == 4, "once more while there is patience"
 
 
 @pytest.mark.parametrize(

@@ -223,13 +223,24 @@ async def test_what_the_platform_refuses_is_told_field_by_field(
         Failure(
             grpc.StatusCode.INVALID_ARGUMENT,
             reason="INVALID_FIELD",
-            violations=(("evaluation.limits.memory_bytes", "must be at most 4294967296"),),
+            violations=(("evaluation.limits.memory_bytes", "must be at most 4294967296"), ("evaluation.env", "no NUL")),
+        ),
+        Failure(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            reason="UNKNOWN_RUNTIME",
+            violations=(("evaluation.runtime", "'cobol' is not known; known are: bash, python"),),
         ),
     )
     ended = await crucible("run", "--runtime", "python", program)
     assert ended.code == 125
     assert ended.stderr == (
-        "crucible: the request breaks a rule\n  evaluation.limits.memory_bytes: must be at most 4294967296\n"
+        "crucible: the request breaks several rules\n"
+        "  evaluation.limits.memory_bytes: must be at most 4294967296\n"
+        "  evaluation.env: no NUL\n"
+    )
+    ended = await crucible("run", "--runtime", "cobol", program)
+    assert ended.stderr == (
+        "crucible: evaluation.runtime: 'cobol' is not known; known are: bash, python. See: crucible runtimes\n"
     )
 
 

@@ -22,7 +22,7 @@ from crucible_client.trace import trace_id_of
 from crucible_contracts.limits import MESSAGE_BYTES
 
 CALL_SECONDS = 30.0
-"""Deadline of a call that waits for nothing, with all its repetitions."""
+"""Deadline of a call that waits for nothing; each of its repetitions has it anew."""
 
 FIRST_CONTACT_SECONDS = 2.0
 """How long a server is tried that has never answered: more likely its address is wrong than that it is away."""
@@ -61,13 +61,14 @@ class Connection:
         timeout: float = CALL_SECONDS,
         repeatable: bool = True,
     ) -> ResponseT:
-        """Calls until there is an answer, a lasting error, or no patience or time left. Raises CrucibleError."""
+        """Calls until there is an answer, a lasting error, or no patience left. Raises CrucibleError.
+
+        Bounded by the patience, counted from the start, and one `timeout` more.
+        """
         traceparent = self._traceparent()
-        deadline = asyncio.get_running_loop().time() + timeout
-        backoff = Backoff(self, deadline=deadline)
+        backoff = Backoff(self, failing_since=asyncio.get_running_loop().time())
         while True:
-            remaining = max(deadline - asyncio.get_running_loop().time(), 0.001)
-            call = method(request, timeout=remaining, metadata=(("traceparent", traceparent),))
+            call = method(request, timeout=timeout, metadata=(("traceparent", traceparent),))
             try:
                 response = await call
             except grpc.aio.AioRpcError as exc:
@@ -112,12 +113,14 @@ class Connection:
 
 
 class Backoff:
-    """The pauses between repetitions: they double, with jitter, until patience or the deadline is over."""
+    """The pauses between repetitions: they double, with jitter, until patience is over.
 
-    def __init__(self, connection: Connection, *, deadline: float | None = None) -> None:
+    Patience counts from `failing_since`; None: from the first failure.
+    """
+
+    def __init__(self, connection: Connection, *, failing_since: float | None = None) -> None:
         self._connection = connection
-        self._deadline = deadline
-        self._failing_since: float | None = None
+        self._failing_since = failing_since
         self._pause = FIRST_BACKOFF_SECONDS
 
     def reset(self) -> None:
@@ -134,10 +137,7 @@ class Backoff:
         if not self._connection.reached:
             patience = min(patience, FIRST_CONTACT_SECONDS)
         wait = max(self._pause * random.uniform(0.5, 1.0), error.retry_after or 0)  # noqa: S311  jitter, no secret
-        end = self._failing_since + patience
-        if self._deadline is not None:
-            end = min(end, self._deadline)
-        if now + wait >= end:
+        if now + wait >= self._failing_since + patience:
             raise error
         self._pause = min(self._pause * 2, MAXIMUM_BACKOFF_SECONDS)
         await asyncio.sleep(wait)

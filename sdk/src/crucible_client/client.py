@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ from crucible_client.trace import new_traceparent
 from crucible_client.views import Evaluation, Event, Runtime, Stream
 
 WAIT_SECONDS = 30.0
-"""One wait at the server; a longer one is made of several, so that a replica that died is noticed."""
+"""One wait at the server at most; a longer one is made of several, so that a replica that died is noticed."""
 
 STREAM_SECONDS = 600.0
 """Deadline of one stream; a watch that lasts longer is resumed."""
@@ -365,7 +366,9 @@ class _Waiting:
 
     def step(self) -> float:
         """Seconds of the next call."""
-        return WAIT_SECONDS if self._end is None else min(WAIT_SECONDS, max(self._end - _now(), 0.0))
+        # Not all the same, or the thousands of waits of a batch come back in one moment.
+        step = WAIT_SECONDS * random.uniform(0.7, 1.0)  # noqa: S311  jitter, no secret
+        return step if self._end is None else min(step, max(self._end - _now(), 0.0))
 
 
 def _now() -> float:

@@ -19,6 +19,9 @@ from google.protobuf.message import Message
 from crucible_client.cli.units import show_bytes, show_seconds
 from crucible_client.views import Evaluation, Event, Result, Status
 
+OUTPUT_SHOWN = 200
+"""Characters of a piece of output in the line of its event."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -168,7 +171,8 @@ def _event_detail(event: Event) -> str:
         case "started":
             return f"{attempt} on {one_line(proto.started.executor.host)}"
         case "output":
-            return f"{event.stream} {one_line(event.data.decode(errors='replace'))}"
+            text = one_line(event.data.decode(errors="replace"))
+            return f"{event.stream} {text if len(text) <= OUTPUT_SHOWN else text[:OUTPUT_SHOWN] + '…'}"
         case "output_elided":
             return f"{event.stream}: the rest is served by `crucible output`"
         case "usage":

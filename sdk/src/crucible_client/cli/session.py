@@ -73,9 +73,9 @@ def run_session(
 
 def describe(error: CrucibleError) -> str:
     """What happened and what to do next, for a person."""
-    lines = [f"crucible: {error}"]
-    if error.violations:
-        lines = ["crucible: the request breaks a rule", *(f"  {violation}" for violation in error.violations)]
+    lines = [f"crucible: {error.violations[0] if len(error.violations) == 1 else error}"]
+    if len(error.violations) > 1:
+        lines = ["crucible: the request breaks several rules", *(f"  {violation}" for violation in error.violations)]
     next_step = _next_step(error)
     if next_step:
         lines[0] = f"{lines[0].rstrip('.')}. {next_step}"
