@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from obstore.store import LocalStore
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible.internal.v1 import job_pb2
@@ -17,7 +18,7 @@ from crucible_store.domain.folding import Fate
 from crucible_store.histories import Histories
 from crucible_store.ledger import Ledger
 from crucible_store.ledger.attempts import Delivery
-from crucible_store.objects import Objects, open_objects
+from crucible_store.objects import open_objects
 from crucible_store.outputs import Outputs
 from crucible_store.watching import Watchtower
 from crucible_testkit import NatsServer
@@ -33,7 +34,8 @@ class Store:
     ledger: Ledger
     histories: Histories
     outputs: Outputs
-    objects: Objects
+    bucket: LocalStore
+    """The objects themselves."""
     messaging: Messaging
 
     async def execute(self, statement: str, **parameters: object) -> list[sa.Row[tuple[object, ...]]]:
@@ -51,8 +53,8 @@ class Store:
         return [leased.job for leased in (await self.ledger.lease(pool=pool, limit=limit, seconds=15)).jobs]
 
     async def run(self, *, pool: str = "default") -> Run:
-        """A run of the one evaluation that waits."""
-        (job,) = await self.lease(pool=pool)
+        """A run of the evaluation that is next."""
+        (job,) = await self.lease(pool=pool, limit=1)
         return Run(job)
 
     async def apply(self, *deliveries: Delivery) -> list[Fate]:
@@ -78,14 +80,13 @@ async def open_store(database_url: str, nats_url: str, objects: Path) -> AsyncGe
     engine = open_engine(database_url, connections=8, application="crucible-store-test")
     try:
         async with connect_messaging(nats_url, name="store-test") as messaging:
-            database = Database(engine)
-            bucket = open_objects(objects.as_uri())
+            database, bucket = Database(engine), open_objects(objects.as_uri())
             yield Store(
                 database,
                 Ledger(database, Announcer(messaging), bucket),
                 Histories(database, Watchtower(messaging)),
                 Outputs(database, bucket),
-                bucket,
+                LocalStore(prefix=objects),
                 messaging,
             )
     finally:
