@@ -33,6 +33,7 @@ check: sync ## Lint, format, types, contracts, imports, generated code
 	$(RUN) buf lint
 	$(RUN) buf format --diff --exit-code --path protos/crucible
 	$(RUN) python protos/generate.py --check
+	$(RUN) python gateway/generate_descriptions.py --check
 	@$(RUN) python protos/breaking.py
 	$(RUN) lint-imports --no-cache
 	$(RUN) pyright
@@ -42,8 +43,9 @@ format: sync ## Format code and contracts
 	$(RUN) ruff format
 	$(RUN) buf format --write --path protos/crucible
 
-generate: sync ## Generate protos/python from the contracts
+generate: sync ## Generate code and API descriptions from the contracts
 	$(RUN) python protos/generate.py
+	$(RUN) python gateway/generate_descriptions.py
 
 bench: sync ## Measure a run from submit to verdict, beside a bare cold runsc
 	@$(RUN) python -m bench

@@ -48,7 +48,7 @@ def test_output_is_read_byte_for_byte_and_by_range(stack: Stack) -> None:
 
 
 def test_output_beyond_the_live_bound_is_kept_whole(stack: Stack) -> None:
-    source = "import sys\nfor i in range(300000): sys.stdout.write(f'{i:09d}\\n')"
+    source = "import sys\nsys.stdout.writelines([''.join(f'{i:09d}\\n' for i in range(300000))])"
     evaluation = stack.run({"runtime": "python", "source": source, "limits": {"outputBytes": str(4 * 1024 * 1024)}})
     expected = b"".join(b"%09d\n" % i for i in range(300000))
     assert evaluation["result"]["stdout"]["sizeBytes"] == str(len(expected))

@@ -12,8 +12,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from crucible.v1 import runtime_service_pb2
+from crucible_store.migrate import expected_revision
 from crucible_store.runtime_service import RuntimeService
-from crucible_store.schema import metadata
+from crucible_store.schema import SCHEMA_REVISION, metadata
 from crucible_testkit import PostgresServer
 
 from .conftest import Store
@@ -49,6 +50,10 @@ def migrate(url: str, *arguments: str) -> subprocess.Popen[str]:
         env=os.environ | {"CRUCIBLE_DATABASE_URL": url, "CRUCIBLE_MIGRATION_SECONDS": "30"},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def test_the_store_waits_for_the_newest_migration() -> None:
+    assert expected_revision() == SCHEMA_REVISION
 
 
 def test_many_migrate_at_once(database_url: str) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible_chassis.logs import get_logger
 from crucible_store.database import Database, DatabaseAwayError
-from crucible_store.migrate import expected_revision
+from crucible_store.schema import SCHEMA_REVISION
 
 PROBE_SECONDS = 2.0
 COUNT_SECONDS = 30.0
@@ -39,7 +39,6 @@ log = get_logger(__name__)
 
 async def wait_for_schema(database: Database) -> None:
     """Returns once the database is there and has this version's schema, saying now and then what is missing."""
-    expected = expected_revision()
     loop = asyncio.get_running_loop()
     complained = -COMPLAINT_SECONDS
     while True:
@@ -47,11 +46,11 @@ async def wait_for_schema(database: Database) -> None:
             found = await database.read(_revision)
         except DatabaseAwayError:
             found = "unreachable"
-        if found == expected:
+        if found == SCHEMA_REVISION:
             return
         if loop.time() - complained >= COMPLAINT_SECONDS:
             complained = loop.time()
-            log.warning("database.waiting", schema=found or "none", expected=expected)
+            log.warning("database.waiting", schema=found or "none", expected=SCHEMA_REVISION)
         await asyncio.sleep(0.25)
 
 

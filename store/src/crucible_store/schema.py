@@ -9,6 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, TIMESTAMP, UUID
 
+SCHEMA_REVISION = "0001"
+"""The newest migration. Written here too, so that a serving store need not load Alembic; a test compares."""
+
 metadata = sa.MetaData()
 
 _ID = UUID(as_uuid=False)
