@@ -1,6 +1,7 @@
 """The store as a process: its gRPC, and what is left of it when it dies."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,7 +20,6 @@ from crucible.v1 import evaluation_query_service_pb2_grpc as query_grpc
 from crucible_chassis.client import open_channel
 from crucible_chassis.errors import from_rpc_error
 from crucible_chassis.messaging import connect_messaging
-from crucible_store import app
 from crucible_testkit import NatsServer, OtlpReceiver, PostgresServer, ServiceProcess, free_port
 
 from .samples import Run, an_executor, evaluation, heartbeat
@@ -34,7 +34,7 @@ class StoreProcess:
         self.address = f"127.0.0.1:{free_port()}"
         admin = f"127.0.0.1:{free_port()}"
         self.process = ServiceProcess(
-            app.__package__,
+            "crucible_store",
             env={
                 "CRUCIBLE_DATABASE_URL": database_url,
                 "CRUCIBLE_NATS_URL": nats_url,
@@ -51,6 +51,11 @@ class StoreProcess:
     async def channel(self) -> AsyncGenerator[grpc.aio.Channel]:
         async with open_channel(self.address) as channel:
             yield channel
+
+
+async def logged(store: StoreProcess, event: str) -> None:
+    while event not in store.process.log_text:  # noqa: ASYNC110  a process writes it
+        await asyncio.sleep(0.05)
 
 
 async def leased(channel: grpc.aio.Channel, number: int) -> list[Run]:
@@ -123,11 +128,9 @@ async def test_it_waits_for_what_is_not_there_yet(tmp_path: Path) -> None:
         postgres.stop()
         store = StoreProcess(url, nats.url, tmp_path)
         store.process.start()
-        while "database.waiting" not in store.process.log_text:
-            await asyncio.sleep(0.05)
+        await logged(store, "database.waiting")
         postgres.start()
-        while "nats.waiting" not in store.process.log_text:
-            await asyncio.sleep(0.05)
+        await logged(store, "nats.waiting")
         assert store.process.running
         nats.start()
         await store.process.wait_ready()
@@ -144,11 +147,15 @@ async def test_a_watcher_is_told_to_resume_elsewhere(
             query_pb2.WatchEvaluationRequest(evaluation_id=run.job.evaluation_id)
         )
         seen: list[int] = []
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
+
+        async def follow() -> None:
             async for event in watch:
                 seen.append(event.sequence)
                 if len(seen) == 2:
-                    store.process._child.send(signal.SIGTERM)
+                    os.kill(store.process.pid, signal.SIGTERM)
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await follow()
         assert seen == [1, 2]
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 NIGHTLY = os.environ.get("CRUCIBLE_TEST_PROFILE") == "nightly"
 PROFILE = settings(
-    max_examples=1500 if NIGHTLY else 40,
+    max_examples=1500 if NIGHTLY else 80,
     stateful_step_count=100 if NIGHTLY else 50,
     deadline=None,
     derandomize=not NIGHTLY,

@@ -16,6 +16,8 @@ from crucible_store.ledger.hot import Changes, Parked, lock, write
 
 MAX_PARKED_BYTES = 1024 * 1024
 """Of a message that is set aside; what is beyond is cut."""
+MAX_DIGITS = 10
+"""Of a message's number."""
 MAX_MESSAGE_ID_CHARS = 200
 """Of a message's id; ours have 60."""
 
@@ -32,6 +34,15 @@ class Delivery:
     """Empty where neither message nor subject names one."""
     message: Message | None
     """None: it cannot be decoded."""
+
+    @property
+    def named(self) -> tuple[str, int | None]:
+        """The run and the number, by the message or by its id; None where that names none."""
+        if self.message is not None:
+            return self.message.run, self.message.number
+        run, _, rest = self.message_id.partition(".")
+        number = rest.partition(".")[0]
+        return run, int(number) if number.isdecimal() and len(number) < MAX_DIGITS else None
 
 
 @dataclass(slots=True)
@@ -81,7 +92,7 @@ async def _apply_alone(
         return [await database.transact(lambda c: _apply(c, part, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
-        for place, delivery in sorted(part, key=lambda item: item[1].message.number if item[1].message else -1):
+        for place, delivery in sorted(part, key=lambda item: item[1].named[1] or 0):
             try:
                 done.append(await database.transact(lambda c, one=[(place, delivery)]: _apply(c, one, jitter)))
             except DataRefusedError as exc:
@@ -111,7 +122,7 @@ async def _apply(
         if row is None or now is None:
             changes.parked += [_parked(delivery, refused) for _, delivery in part if delivery.message is None]
             continue
-        messages = [_message(delivery, row) for _, delivery in part]
+        messages = _messages(part, row)
         counting = [(item, message) for item, message in zip(part, messages, strict=True) if message is not None]
         folded = fold(row, [message for _, message in counting], now=now, jitter=jitter)
         for ((place, delivery), message), fate in zip(counting, folded.fates, strict=True):
@@ -138,19 +149,26 @@ async def _apply(
     return applied
 
 
-def _message(delivery: Delivery, row: Row) -> Message | None:
-    """The message to fold; None for an unreadable one that does not belong to the row's run.
+def _messages(part: Sequence[tuple[int, Delivery]], row: Row) -> list[Message | None]:
+    """The messages to fold; None for an unreadable one whose run is not known.
 
-    Of a message that cannot be read only its id is known. It is taken for the run's last: if it was, nothing would ever
-    end this run, and a run that goes on after it costs no more than its attempt.
+    Of a message that cannot be read only its id is known; the lease it belongs to is told by the others of its run. It
+    is taken for the run's last: if it was, nothing would ever end this run, and a run that goes on after it costs no
+    more than its attempt.
     """
-    if delivery.message is not None:
-        return delivery.message
-    run, _, number = delivery.message_id.partition(".")
-    number = number.partition(".")[0]
-    if row.run != run or row.token is None or not number.isdecimal():
-        return None
-    return Message(row.attempt, row.token, run, int(number), Kind.FAULT, parked=True)
+    leases = {} if row.run is None or row.token is None else {row.run: (row.attempt, row.token)}
+    for _, delivery in part:
+        if delivery.message is not None:
+            leases.setdefault(delivery.message.run, (delivery.message.attempt, delivery.message.token))
+    messages: list[Message | None] = []
+    for _, delivery in part:
+        run, number = delivery.named
+        lease = leases.get(run)
+        if delivery.message is not None or lease is None or number is None:
+            messages.append(delivery.message)
+        else:
+            messages.append(Message(*lease, run, number, Kind.FAULT, parked=True))
+    return messages
 
 
 def _parked(delivery: Delivery, reason: str) -> Parked:
