@@ -359,3 +359,23 @@ async def test_bytes_that_text_refuses_are_kept(store: Store) -> None:
     assert found.result.stdout.text == "nul\0"
     events = (await store.histories.page(found.id, after=0, size=0)).events
     assert [event.output.text for event in events if event.HasField("output")] == ["nul\0 \U0001f600"]
+
+
+async def test_messages_and_heartbeats_touch_no_index(store: Store) -> None:
+    """Updates of the hot row stay on its page (HOT) as long as no index holds what they change."""
+    definitions = await store.execute(
+        "SELECT pg_get_indexdef(i.indexrelid) AS text FROM pg_index i WHERE i.indrelid = 'evaluations'::regclass"
+    )
+    for column in ("lease_until", "run_events", "last_sequence", "executor", "token", "run,", "run)"):
+        assert not [row.text for row in definitions if column in row.text]
+    await make(store)
+    run = await store.run()
+    await store.apply(run.started())
+    for _ in range(5):
+        await store.apply(run.output())
+        await store.ledger.heartbeat(heartbeat(run.executor, runs=(run,)), seconds=15)
+    await store.execute("SELECT pg_stat_force_next_flush()")
+    (before,) = await store.execute(
+        "SELECT n_tup_upd AS n, n_tup_hot_upd AS hot FROM pg_stat_user_tables WHERE relname = 'evaluations'"
+    )
+    assert before.n - before.hot <= 2, "leased, and begun"

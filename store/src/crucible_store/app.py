@@ -78,7 +78,7 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
                     evaluation_query_service_pb2.DESCRIPTOR.services_by_name["EvaluationQueryService"],
                     evaluation_query_service_pb2_grpc.add_EvaluationQueryServiceServicer_to_server,
                     queries,
-                    watches=frozenset({"WatchEvaluation"}),
+                    watches=frozenset({"WaitEvaluation", "WatchEvaluation"}),
                 ),
                 Registration(
                     runtime_service_pb2.DESCRIPTOR.services_by_name["RuntimeService"],

@@ -25,8 +25,8 @@ from crucible_store.domain.folding import Fate
 from crucible_store.domain.rows import Kind
 from crucible_store.ledger.attempts import Applied, Delivery, receive
 
-MAX_HELD = 2048
-"""Messages held for their predecessors; beyond it they are handed back at once."""
+MAX_HELD = 512
+"""Messages held for their predecessors, 64 MiB at most; beyond it they are handed back at once."""
 HOLD_SECONDS = 1.0
 """How long one is tried with each batch before it is handed back."""
 TRY_SECONDS = 0.1

@@ -34,7 +34,7 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
 
     async def GetEvaluation(self, request: pb2.GetEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
         """Gives one evaluation whole."""
-        return await self._histories.get(request.id)
+        return await self._histories.get(_id(request.id))
 
     async def ListEvaluations(
         self, request: pb2.ListEvaluationsRequest, context: Context
@@ -53,11 +53,13 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
     async def WaitEvaluation(self, request: pb2.WaitEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
         """Waits for an evaluation's end."""
         seconds = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else DEFAULT_WAIT_SECONDS
-        return await self._histories.wait(request.id, seconds=seconds)
+        return await self._histories.wait(_id(request.id), seconds=seconds)
 
     async def ListEvents(self, request: pb2.ListEventsRequest, context: Context) -> pb2.ListEventsResponse:
         """Lists the events of an evaluation in order."""
-        page = await self._histories.page(request.evaluation_id, after=request.after_sequence, size=request.page_size)
+        page = await self._histories.page(
+            _id(request.evaluation_id), after=request.after_sequence, size=request.page_size
+        )
         more = bool(page.events) and page.events[-1].sequence < page.last_sequence
         return pb2.ListEventsResponse(events=page.events, more=more)
 
@@ -65,7 +67,7 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
         self, request: pb2.WatchEvaluationRequest, context: Context
     ) -> AsyncIterator[event_pb2.Event]:
         """Streams the events of an evaluation."""
-        async for event in self._histories.follow(request.evaluation_id, after=request.after_sequence):
+        async for event in self._histories.follow(_id(request.evaluation_id), after=request.after_sequence):
             yield event
 
     async def ReadOutput(
@@ -73,7 +75,7 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
     ) -> AsyncIterator[httpbody_pb2.HttpBody]:
         """Streams the exact bytes a program wrote."""
         stream = cast("Literal['stdout', 'stderr']", request.stream)
-        part = await self._outputs.read(request.evaluation_id, stream, offset=request.offset, limit=request.limit)
+        part = await self._outputs.read(_id(request.evaluation_id), stream, offset=request.offset, limit=request.limit)
         first = httpbody_pb2.HttpBody(content_type="application/octet-stream")
         first.extensions.add().Pack(
             pb2.OutputSlice(offset=part.offset, length=part.length, size_bytes=part.size, complete=part.complete)
@@ -84,3 +86,8 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
             first = httpbody_pb2.HttpBody(content_type="application/octet-stream")
         if part.length == 0:
             yield first
+
+
+def _id(uuid: str) -> str:
+    """As it is stored and announced: the contract allows capitals."""
+    return uuid.lower()
