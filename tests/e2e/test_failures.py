@@ -1,6 +1,7 @@
 """Parts die in the middle of a crowd; every program still ends, each exactly once."""
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable
 
@@ -13,12 +14,14 @@ SOURCE = "import sys, time; time.sleep(0.05); print(sys.argv[1])"
 
 def submit(stack: Stack, count: int) -> list[str]:
     requests = [
-        {"evaluation": {"runtime": "python", "source": SOURCE, "args": [str(i)], "limits": {"wallTime": "60s"}}}
+        {
+            "evaluation": {"runtime": "python", "source": SOURCE, "args": [str(i)], "limits": {"wallTime": "60s"}},
+            "requestId": str(uuid.uuid4()),
+        }
         for i in range(count)
     ]
-    answer = stack.http.post("/v1/evaluations:batchCreate", json={"requests": requests})
-    assert answer.status_code == 200, answer.text
-    return [evaluation["id"] for evaluation in answer.json()["evaluations"]]
+    answer = stack.patiently("POST", "/v1/evaluations:batchCreate", body={"requests": requests})
+    return [evaluation["id"] for evaluation in answer["evaluations"]]
 
 
 def require_each_once(stack: Stack, ids: list[str]) -> None:

@@ -82,6 +82,7 @@ async def serve(lifetime: Lifetime[SchedulerSettings]) -> None:
     tasks.spawn("reaper", reaper.run())
     await server.set_ready(True)
     await lifetime.until_stopped()
+    submitter.stop()
     await server.drain()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from crucible_scheduler.runtimes import RuntimeCatalogue
 FINAL = frozenset(
     {evaluation_pb2.Evaluation.COMPLETED, evaluation_pb2.Evaluation.FAILED, evaluation_pb2.Evaluation.CANCELLED}
 )
+
+WAIT_AGAIN_SECONDS = 0.5
+"""Before a wait is asked for again that a store could not answer."""
 
 
 class Evaluations(Protocol):
@@ -56,6 +60,8 @@ class Submitter:
         self._runtimes = runtimes
         self._pool = pool
         self._accepted = accepted
+        self._waiting: set[asyncio.Timeout] = set()
+        self._stopping = False
 
     async def submit(
         self, submissions: Sequence[Submission], *, traceparent: str
@@ -79,13 +85,41 @@ class Submitter:
         return stored
 
     async def run(self, submission: Submission, *, seconds: float, traceparent: str) -> evaluation_pb2.Evaluation:
-        """Stores it and waits for its end, at most `seconds`; then gives its present state. Raises as `submit`."""
+        """Stores it and waits for its end, at most `seconds`; then gives its last known state. Raises as `submit`.
+
+        Once it is stored the caller gets it, with its id, whatever goes away meanwhile: this process included.
+        """
         deadline = time.monotonic() + seconds
         (evaluation,) = await self.submit([submission], traceparent=traceparent)
-        left = deadline - time.monotonic()
-        if evaluation.status in FINAL or left <= 0:
+        scope = asyncio.timeout(0 if self._stopping else None)
+        try:
+            async with scope:
+                self._waiting.add(scope)
+                while evaluation.status not in FINAL and (left := deadline - time.monotonic()) > 0:
+                    evaluation = await self._wait(evaluation, left)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        finally:
+            self._waiting.discard(scope)
+        return evaluation
+
+    def stop(self) -> None:
+        """Ends all waits of `run`, those to come included: their callers get the last known state."""
+        self._stopping = True
+        now = asyncio.get_running_loop().time()
+        for scope in self._waiting:
+            scope.reschedule(now)
+
+    async def _wait(self, evaluation: evaluation_pb2.Evaluation, seconds: float) -> evaluation_pb2.Evaluation:
+        try:
+            return await self._evaluations.wait(evaluation.id, seconds)
+        except ServiceError as exc:
+            if exc.code is not StatusCode.UNAVAILABLE:
+                raise
+            # The store is away, and will be back: the evaluation is safe in it.
+            await asyncio.sleep(min(seconds, WAIT_AGAIN_SECONDS))
             return evaluation
-        return await self._evaluations.wait(evaluation.id, left)
 
     def _new(self, admitted: admission.Admitted, request_id: str, traceparent: str) -> ledger_service_pb2.NewEvaluation:
         evaluation = admitted.evaluation

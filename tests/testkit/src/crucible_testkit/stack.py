@@ -86,21 +86,30 @@ class Stack:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def wait(self, evaluation_id: str, *, timeout: float = 90) -> Json:
-        """Waits for a final state, through whatever dies meanwhile. Raises TimeoutError with the last that was seen."""
+    def patiently(self, method: str, path: str, *, body: Json | None = None, timeout: float = 60) -> Json:
+        """The answer to a call that is safe to repeat, through whatever dies meanwhile. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         seen: object = None
         while time.monotonic() < deadline:
             try:
-                response = self.http.get(f"/v1/evaluations/{evaluation_id}:wait?timeout=20s")
-                seen = response.text
-                if response.status_code == 200 and response.json()["status"] in FINAL:
+                response = self.http.request(method, path, json=body)
+                if response.status_code == 200:
                     return response.json()
-                assert response.status_code in {200, 503, 504}, response.text
+                seen = response.text
+                assert response.status_code in {503, 504}, seen
             except httpx.TransportError as error:
                 seen = error
             time.sleep(0.1)
-        raise TimeoutError(f"{evaluation_id} is not final after {timeout} s: {seen}")
+        raise TimeoutError(f"{method} {path} was not answered within {timeout} s: {seen}")
+
+    def wait(self, evaluation_id: str, *, timeout: float = 90) -> Json:
+        """Waits for a final state, through whatever dies meanwhile. Raises TimeoutError with the last that was seen."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            evaluation = self.patiently("GET", f"/v1/evaluations/{evaluation_id}:wait?timeout=20s", timeout=left)
+            if evaluation["status"] in FINAL:
+                return evaluation
+        raise TimeoutError(f"{evaluation_id} is not final after {timeout} s")
 
     def wait_for_status(self, evaluation_id: str, status: str, *, timeout: float = 30) -> None:
         """Polls until the evaluation has this status."""
@@ -131,7 +140,7 @@ class Stack:
         found: list[Json] = []
         while True:
             after = found[-1]["sequence"] if found else 0
-            page = self.http.get(f"/v1/evaluations/{evaluation_id}/events?after_sequence={after}").json()
+            page = self.patiently("GET", f"/v1/evaluations/{evaluation_id}/events?after_sequence={after}")
             found += page["events"]
             if not page["more"]:
                 return found
