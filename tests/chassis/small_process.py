@@ -81,12 +81,13 @@ async def serve(lifetime: Lifetime[Settings]) -> None:
     await server.set_ready(True)
     log.info("small.ready")
     await lifetime.until_stopped()
-    if role == "stuck":
+    if role in ("slow-to-leave", "stuck"):
         with suppress(asyncio.CancelledError):
             await live()
+    if role == "stuck":
         await live()
     await server.drain()
 
 
 if __name__ == "__main__":
-    run(serve, service="small", settings=load_settings(Settings))
+    run(serve, service="small", settings=load_settings(Settings), leaving_seconds=1)

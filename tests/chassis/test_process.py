@@ -163,6 +163,21 @@ def test_a_process_with_nats_stops_cleanly(start: Start, nats_server: NatsServer
     assert small.failures == []
 
 
+@pytest.mark.parametrize(("role", "last"), [("slow-to-leave", "process.grace_exceeded"), ("stuck", "process.stuck")])
+def test_a_process_that_does_not_leave_is_ended(start: Start, role: str, last: str) -> None:
+    small = start(role, {"CRUCIBLE_GRACE_SECONDS": "0"})
+    assert small.child.stop() == 70
+    assert last in [line["event"] for line in small.failures]
+
+
+def test_bad_telemetry_settings_are_one_line_and_exit_code_78(start: Start) -> None:
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "carrier-pigeon"}
+    small = start("serve", env, until=None)
+    assert small.child.wait() == 78
+    [line] = small.lines
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in line["error"]
+
+
 def test_a_second_signal_ends_at_once(start: Start) -> None:
     small = start("stuck", {"CRUCIBLE_GRACE_SECONDS": "3600"})
     small.child.send(signal.SIGTERM)

@@ -128,6 +128,21 @@ async def test_the_trace_context_survives_nats(nats_server: NatsServer) -> None:
         await messaging.js.delete_stream(stream)
 
 
+def test_without_an_exporter_ids_are_made_and_passed_on_and_nothing_is_recorded() -> None:
+    tracer = start_telemetry("t").tracer
+    with tracer.start_as_current_span("root") as root:
+        assert not root.is_recording()
+        ids = root.get_span_context()
+        assert ids.is_valid
+        assert inject_context()["traceparent"] == f"00-{ids.trace_id:032x}-{ids.span_id:016x}-01"
+        with tracer.start_as_current_span("child") as child:
+            assert child.get_span_context().trace_id == ids.trace_id
+            assert child.get_span_context().span_id != ids.span_id
+    unsampled = extract_context({"traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-00", "tracestate": "x=y"})
+    span = tracer.start_span("child", context=unsampled).get_span_context()
+    assert (f"{span.trace_id:032x}", span.trace_flags, span.trace_state.to_header()) == ("a" * 32, 0, "x=y")
+
+
 @pytest.mark.parametrize("headers", [None, {}, {"traceparent": "nonsense"}, {"traceparent": "00-0-0-00"}])
 def test_no_context_is_an_empty_one(headers: Mapping[str, str] | None) -> None:
     assert not trace.get_current_span(extract_context(headers)).get_span_context().is_valid

@@ -25,7 +25,7 @@ RECONNECT_SECONDS = 0.25
 """Pause between attempts to connect to one server."""
 PING_SECONDS = 10
 """A dead connection is noticed after at most three of these."""
-DRAIN_SECONDS = 5
+DRAIN_SECONDS = 3
 """Time for subscriptions to finish what they hold and for publishes to leave, on exit."""
 PENDING_MESSAGES = 65_536
 """Messages a subscription holds that its handler has not taken."""

@@ -7,19 +7,21 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Generic, NoReturn, TypeVar
 
 from crucible_chassis.logs import configure_logging, get_logger
-from crucible_chassis.settings import ServiceSettings
+from crucible_chassis.settings import EX_CONFIG, ServiceSettings
 from crucible_chassis.tasks import TaskSupervisor
 from crucible_chassis.telemetry import Telemetry, start_telemetry
 
 EX_SOFTWARE = 70
 """Exit code of a process that ended for a fault of its own (sysexits.h)."""
 
-LEAVING_SECONDS = 5.0
-"""Seconds beyond the grace for closing what is left; then the process is ended hard."""
+LEAVING_SECONDS = 6.0
+"""Seconds beyond the grace for closing what is left. Then `main` is cancelled, and given as long again; then the
+process is ended hard."""
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -57,22 +59,39 @@ class Lifetime(Generic[S]):
         self.stopping.set()
 
 
-def run(main: Callable[[Lifetime[S]], Awaitable[None]], *, service: str, settings: S) -> NoReturn:
+def run(
+    main: Callable[[Lifetime[S]], Awaitable[None]],
+    *,
+    service: str,
+    settings: S,
+    leaving_seconds: float = LEAVING_SECONDS,
+) -> NoReturn:
     """Runs `main` as this process and exits.
 
     Exit code 0 after a stop by SIGTERM or SIGINT, 70 when `main` raised, returned unasked, a side task died, or leaving
-    took longer than the grace (`settings.grace_seconds`) and `LEAVING_SECONDS`. A second signal ends it at once.
+    took longer than the grace (`settings.grace_seconds`) and `leaving_seconds`; 78 when the telemetry settings are
+    wrong. A second signal ends it at once.
     """
     configure_logging(service, settings.log_level)
-    telemetry = start_telemetry(service, instance=f"{os.uname().nodename}:{os.getpid()}")
     try:
-        code = asyncio.run(_live(main, service, settings, telemetry))
+        telemetry = start_telemetry(service, instance=f"{os.uname().nodename}:{os.getpid()}")
+    except ValueError as exc:
+        log.critical("process.failed", error=str(exc))
+        sys.exit(EX_CONFIG)
+    try:
+        code = asyncio.run(_live(main, settings, telemetry, service, leaving_seconds))
     finally:
         telemetry.shutdown()
     sys.exit(code)
 
 
-async def _live(main: Callable[[Lifetime[S]], Awaitable[None]], service: str, settings: S, telemetry: Telemetry) -> int:
+async def _live(
+    main: Callable[[Lifetime[S]], Awaitable[None]],
+    settings: S,
+    telemetry: Telemetry,
+    service: str,
+    leaving_seconds: float,
+) -> int:
     lifetime = Lifetime(settings, telemetry)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,7 +104,7 @@ async def _live(main: Callable[[Lifetime[S]], Awaitable[None]], service: str, se
         if not body.done():
             if not lifetime.serving:
                 body.cancel()
-            await _leave(body, settings.grace_seconds)
+            await _leave(body, lifetime, leaving_seconds)
     finally:
         stopping.cancel()
     return _exit_code(body, lifetime)
@@ -96,18 +115,23 @@ async def _serve(main: Callable[[Lifetime[S]], Awaitable[None]], lifetime: Lifet
         await main(lifetime)
 
 
-async def _leave(body: asyncio.Task[None], grace: float) -> None:
-    """Waits for `main` to drain; then cancels it; then ends the process hard."""
-    done, _ = await asyncio.wait({body}, timeout=grace + LEAVING_SECONDS)
-    if done:
-        return
-    log.error("process.grace_exceeded", grace_seconds=grace)
-    body.cancel()
-    done, _ = await asyncio.wait({body}, timeout=LEAVING_SECONDS)
+async def _leave(body: asyncio.Task[None], lifetime: Lifetime[S], leaving: float) -> None:
+    """Waits for `main` to drain, then cancels it. A watchdog stands behind all that may hang, event loop included."""
+    grace = lifetime.settings.grace_seconds
+    watchdog = threading.Timer(grace + 2 * leaving, _end_hard)
+    watchdog.daemon = True
+    watchdog.start()
+    done, _ = await asyncio.wait({body}, timeout=grace + leaving)
     if not done:
-        log.critical("process.stuck")
-        # Nothing left to ask politely: a hung close would otherwise outlive its own supervisor's patience.
-        os._exit(EX_SOFTWARE)
+        log.error("process.grace_exceeded", grace_seconds=grace)
+        lifetime.failed = True
+        body.cancel()
+        await asyncio.wait({body})
+
+
+def _end_hard() -> None:
+    log.critical("process.stuck")
+    os._exit(EX_SOFTWARE)
 
 
 def _exit_code(body: asyncio.Task[None], lifetime: Lifetime[S]) -> int:
