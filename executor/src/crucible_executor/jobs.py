@@ -16,7 +16,7 @@ from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import Messaging
 from crucible_contracts import subjects
 
-FETCH_SECONDS = 2.0
+FETCH_SECONDS = 1.0
 """One pull waits so long. It is never cut short, or its job would lie in the client's buffer; so this bounds how long a
 stop, or a restart of the broker, goes unnoticed."""
 RETRY_SECONDS = 0.5
