@@ -4,7 +4,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --no-sync
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down test check format generate bench sync host
+.PHONY: help demo up down images test check format generate bench sync host
 
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,10 @@ up: sync ## Start the stack and leave it running
 down: ## Stop the stack; nothing of it keeps running
 	@$(RUN) crucible down
 
-test: sync ## Run every test, on the real parts
+images: sync # the sandbox images; what is up to date is left alone
+	@$(RUN) python -m crucible_executor.build_images --source deploy/runtimes --output /var/lib/crucible/images
+
+test: images ## Run every test, on the real parts
 	@$(RUN) pytest
 
 check: sync ## Lint, format, types, contracts, imports, generated code
@@ -47,5 +50,5 @@ generate: sync ## Generate code and API descriptions from the contracts
 	$(RUN) python protos/generate.py
 	$(RUN) python gateway/generate_descriptions.py
 
-bench: sync ## Measure a run from submit to verdict, beside a bare cold runsc
+bench: images ## Measure a run from submit to verdict, beside a bare cold runsc
 	@$(RUN) python -m bench

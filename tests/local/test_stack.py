@@ -24,6 +24,7 @@ from crucible_testkit.stack import IMAGES, Stack
 
 pytestmark = pytest.mark.timeout(600)  # the first start of a machine builds images
 
+SERVICE_BYTES = 120 * 1024 * 1024
 UNPRIVILEGED = ("nats", "postgres", "store", "scheduler", "gateway")
 
 
@@ -110,6 +111,11 @@ def test_a_program_runs_and_every_process_can_be_seen(stack: Stack) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to give up")
+def test_each_idle_service_is_small(stack: Stack) -> None:
+    sizes = {name: stack.resident_bytes(name) for name in ("gateway", "scheduler", "executor", "store")}
+    assert all(size < SERVICE_BYTES for size in sizes.values()), sizes
+
+
 def test_only_the_executor_has_privileges(stack: Stack) -> None:
     for name in UNPRIVILEGED:
         status = Path(f"/proc/{stack.pid(name)}/status").read_text()
