@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 NIGHTLY = os.environ.get("CRUCIBLE_TEST_PROFILE") == "nightly"
 PROFILE = settings(
-    max_examples=1500 if NIGHTLY else 80,
+    max_examples=1500 if NIGHTLY else 60,
     stateful_step_count=100 if NIGHTLY else 50,
     deadline=None,
     derandomize=not NIGHTLY,
@@ -102,16 +102,17 @@ class Protocol(RuleBasedStateMachine):
         """One thing that happens, of those that can. (One rule: of many, most are switched off in most examples.)"""
         open_runs = [run for run in self.all_runs if not run.ended]
         standing = {row.status for row in self.rows}
+        still_open = sum(row.status in OPEN for row in self.rows)
         queued, failed = Status.QUEUED in standing, Status.FAILED in standing
         leased = bool(standing & {Status.DISPATCHED, Status.RUNNING})
         resting = any(row.status == Status.QUEUED and row.not_before > row.queue_time for row in self.rows)
         actions: dict[Callable[[st.DataObject], None], int] = {
-            self.create: 2 if len(self.seen) < 3 else 0,
-            self.cancel: 1,
+            self.create: 0 if still_open > 2 else 3 if still_open else 40,
+            self.cancel: 1 if leased else 0,
             self.requeue: 8 if failed else 0,
             self.lease: 12 if queued else 0,
             self.wait: 8 if resting else 0,
-            self.lapse: 4 if leased else 0,
+            self.lapse: 2 if leased else 0,
             self.reap: 8 if self.lapsed else 0,
             self.pull: 6 if self.jobs else 0,
             self.go_on: 12 if open_runs else 0,
@@ -120,18 +121,23 @@ class Protocol(RuleBasedStateMachine):
             self.deliver: 12 if self.in_flight else 0,
             self.deliver_all_in_order: 6 if self.in_flight else 0,
             self.lose: 1 if self.in_flight else 0,
-            self.finish_a_healthy_run: 1 if open_runs else 0,
+            self.fall_silent: 12 if self._silenced() else 0,
+            self.finish_a_healthy_run: 12 if self._claimed() else 0,
         }
         if not self.seen:
             actions = {self.create: 1}
         weighted = [action for action, weight in actions.items() for _ in range(weight)]
-        action = data.draw(st.sampled_from(weighted).map(Named), label="action").call
+        # Scattered over the list: Hypothesis likes small numbers and ends, and would see little but cancels.
+        scattered = st.integers(0, 65535).map(lambda number: Named(weighted[number * 40503 % 65536 % len(weighted)]))
+        action = data.draw(scattered, label="action").call
         action(data)
         # Bound methods are equal, never the same object.
         self.touched = action not in (self.pull, self.go_on, self.end, self.lose)
 
     def _one(self, data: st.DataObject) -> str:
-        return data.draw(st.sampled_from(list(self.seen)))
+        """Mostly one that is not over."""
+        still_open = [row.id for row in self.rows if row.status in OPEN]
+        return data.draw(st.sampled_from([*still_open, *still_open, *self.seen]))
 
     # What callers do
 
@@ -149,7 +155,8 @@ class Protocol(RuleBasedStateMachine):
             assert self.do(self.store.ledger.cancel(which)).evaluation.status == Status.CANCELLED
 
     def requeue(self, data: st.DataObject) -> None:
-        which = self._one(data)
+        failed = [row.id for row in self.rows if row.status == Status.FAILED]
+        which = data.draw(st.sampled_from([*failed, *failed, *self.seen]))
         if self._status(which) != Status.FAILED:
             with pytest.raises(ServiceError, match="EVALUATION_NOT_FAILED"):
                 self.do(self.store.ledger.requeue(which))
@@ -177,9 +184,21 @@ class Protocol(RuleBasedStateMachine):
 
     def lapse(self, data: st.DataObject) -> None:
         """A lease lapses, and a reaper may see it."""
-        self._lapse(self._one(data))
-        if data.draw(st.booleans()):
-            self.lapsed += self._see_lapsed()
+        leased = [row.id for row in self.rows if row.lease_until is not None]
+        self._lapse(data.draw(st.sampled_from(leased)))
+        seen = data.draw(st.sampled_from(["judged", "seen", "not", "judged"]))
+        if seen != "not":
+            self.lapsed += (lapsed := self._see_lapsed())
+            if seen == "judged":
+                self.do(self.store.ledger.judge_lapsed(lapsed))
+
+    def fall_silent(self, data: st.DataObject) -> None:
+        """An executor is cut off in the middle of a run, which goes on; its lease is judged."""
+        self._lapse(data.draw(st.sampled_from(self._silenced())))
+        self.do(self.store.ledger.judge_lapsed(self._see_lapsed()))
+
+    def _silenced(self) -> list[str]:
+        return [row.id for row, _ in self._claimed() if row.lease_until is not None]
 
     def _lapse(self, which: str) -> None:
         self.do(
@@ -282,20 +301,36 @@ class Protocol(RuleBasedStateMachine):
 
     # The promises
 
+    def _claimed(self) -> list[tuple[Any, Run]]:
+        """Evaluations with the run that claimed them, where that goes on."""
+        runs = {run.id: run for run in self.all_runs if not run.ended}
+        return [(row, runs[row.run]) for row in self.rows if row.status in OPEN and row.run in runs]
+
     def finish_a_healthy_run(self, data: st.DataObject) -> None:
         """A claimed run that reports all it has, however its lease stands, is never thrown away."""
-        row = self._row(self._one(data))
-        run = next((run for run in self.all_runs if run.id == row.run), None)
-        if row.status not in OPEN or run is None or run.ended:
-            return
+        claimed = self._claimed()
+        late = [pair for pair in claimed if pair[0].status == Status.QUEUED]
+        row, run = data.draw(st.sampled_from([*claimed, *late, *late]))
         reply = self._beat(run)
         assert not reply.abandon
-        run.verdict()
+        fault = data.draw(st.booleans())
+        if fault:
+            run.fault()
+        else:
+            run.verdict()
         batch = [run.delivery(number, next(self.rounds)) for number in range(reply.next, len(run.sent))]
         if any(delivery.message is None for delivery in batch):
             return  # it may have been the last: such a run is given up
         assert self._apply(batch) == []
-        assert self._status(row.id) == Status.COMPLETED
+        after = self._row(row.id)
+        if fault:
+            # Judged once: in the queue it was judged by a reaper, and only ceases to be of this run.
+            judged = row.status != Status.QUEUED
+            assert (after.lost, after.token, after.run) == (row.lost + judged, None, None)
+            assert after.status in {Status.QUEUED, Status.FAILED}
+            assert judged or after.status == Status.QUEUED
+            return
+        assert after.status == Status.COMPLETED
         (result,) = self.do(
             self.store.execute(
                 "SELECT r.run FROM results r JOIN evaluations e ON e.id = r.evaluation AND e.generation = r.generation"
@@ -468,7 +503,7 @@ async def _look(connection: AsyncConnection, ids: dict[str, list[str]]) -> list[
     await connection.execute(
         sa.text(
             "UPDATE evaluations SET not_before = now() + interval '1 h'"
-            " WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 1 AND not_before > now()"
+            " WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 1 AND not_before > queue_time"
         ),
         ids,
     )
@@ -476,7 +511,7 @@ async def _look(connection: AsyncConnection, ids: dict[str, list[str]]) -> list[
     return [
         (await connection.execute(sa.text(statement), ids)).all()
         for statement in (
-            f"SELECT * FROM evaluations WHERE id {of_ids}",
+            f"SELECT * FROM evaluations WHERE id {of_ids} ORDER BY create_time",
             f"SELECT evaluation, sequence, event FROM events WHERE evaluation {of_ids} ORDER BY evaluation, sequence",
             f"SELECT evaluation, generation, run, summary FROM results WHERE evaluation {of_ids}",
             f"SELECT evaluation, generation, attempt, run FROM attempts WHERE evaluation {of_ids}",
