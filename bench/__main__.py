@@ -19,7 +19,8 @@ COMMAND = ["/usr/bin/python3", "-c", PROGRAM]
 def python_image(images: Path) -> Path:
     """The EROFS image of the runtime `python`."""
     index = json.loads((images / "index.json").read_text())
-    return images / index["runtimes"]["python"]["file"]
+    digest: str = index["runtimes"]["python"]["digest"]
+    return images / f"{digest.removeprefix('sha256:')}.erofs"
 
 
 def main() -> int:

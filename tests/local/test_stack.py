@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from crucible_local.layout import Layout, is_held
 from crucible_local.ports import free_port
 from crucible_local.state import StackState
 from crucible_testkit import scratch_folder
-from crucible_testkit.stack import IMAGES, Stack
+from crucible_testkit.stack import Stack, share_images
 
 pytestmark = pytest.mark.timeout(600)  # the first start of a machine builds images
 
@@ -39,8 +38,7 @@ def layout() -> Generator[Layout]:
     """A stack that was never started, with this machine's images."""
     with scratch_folder() as folder:
         layout = Layout(folder / "data")
-        if IMAGES.is_dir():
-            shutil.copytree(IMAGES, layout.images, copy_function=os.link)
+        share_images(layout)
         yield layout
         crucible("down", "--purge", layout=layout)
 

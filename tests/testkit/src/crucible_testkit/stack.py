@@ -25,6 +25,15 @@ FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 Json = dict[str, Any]
 
 
+def share_images(layout: Layout) -> None:
+    """Gives a stack the images that this machine has: they are content-addressed, and each spares a build."""
+    layout.images.mkdir(parents=True)
+    for image in IMAGES.glob("*.erofs"):
+        os.link(image, layout.images / image.name)
+    if (index := IMAGES / "index.json").is_file():
+        shutil.copyfile(index, layout.images / index.name)
+
+
 class Stack:
     """`crucible up` on free ports with a data folder of its own, `crucible down` at the end; a context manager."""
 
@@ -36,9 +45,7 @@ class Stack:
         with ExitStack() as stack:
             self._folder = stack.enter_context(scratch_folder())
             self.layout = Layout(self._folder / "data")
-            if IMAGES.is_dir():
-                # Built images are content-addressed: those of this machine spare every test run the build.
-                shutil.copytree(IMAGES, self.layout.images, copy_function=os.link)
+            share_images(self.layout)
             # Before the start: an interrupted start leaves something to stop, too.
             stack.callback(self._command, "down", timeout=60)
             self._command("up", "--port-base", "0", timeout=START_SECONDS)
