@@ -108,11 +108,15 @@ def from_rpc_error(e: grpc.aio.AioRpcError) -> ServiceError:
     """The error a server of this chassis meant. Total: any status of any server becomes one.
 
     Without `ErrorInfo` (the transport itself failed, or a foreign server answered) the reason is the code's name and
-    the message a fixed one: text nobody vouches for, such as an internal address, is not passed on.
+    the message a fixed one: text nobody vouches for, such as an internal address, is not passed on. A bare CANCELLED is
+    UNAVAILABLE: it comes from a server that stops in the middle of a call.
     """
     status = _status_of(e)
     if status is None or status.code == 0:
         code = e.code()
+        if code is grpc.StatusCode.CANCELLED:
+            # A caller that cancels gets CancelledError, never this: the server cancelled, because it is leaving.
+            code = grpc.StatusCode.UNAVAILABLE
         text: str = code.value[1]
         return ServiceError(code, code.name, text)
     info = error_details_pb2.ErrorInfo()
