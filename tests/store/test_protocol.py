@@ -193,9 +193,12 @@ class Protocol(RuleBasedStateMachine):
                 self.do(self.store.ledger.judge_lapsed(lapsed))
 
     def fall_silent(self, data: st.DataObject) -> None:
-        """An executor is cut off in the middle of a run, which goes on; its lease is judged."""
-        self._lapse(data.draw(st.sampled_from(self._silenced())))
+        """An executor is cut off in the middle of a run; its lease is judged, but until the next one its run counts."""
+        which = data.draw(st.sampled_from(self._silenced()))
+        (run,) = [run for row, run in self._claimed() if row.id == which]
+        self._lapse(which)
         self.do(self.store.ledger.judge_lapsed(self._see_lapsed()))
+        assert bool(self._beat(run).abandon) == (self._status(which) == Status.FAILED)
 
     def _silenced(self) -> list[str]:
         return [row.id for row, _ in self._claimed() if row.lease_until is not None]
