@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crucible_contracts.limits import MAX_DISPATCHES
+from crucible_store.attempts_consumer import delay_before_next_try
 from crucible_store.domain.folding import Fate, Folded, fold
 from crucible_store.domain.judging import judge
 from crucible_store.domain.replies import Abandon, Lease, reply
@@ -262,3 +263,11 @@ def test_replies(held: Lease | None, answer: Abandon | int) -> None:
 def test_open_and_final_are_all_there_is() -> None:
     assert set(Status) == OPEN | FINAL
     assert not OPEN & FINAL
+
+
+def test_a_waiting_message_is_given_up_by_its_age_and_its_deliveries_together() -> None:
+    assert [delay_before_next_try(n, 1) for n in (1, 2, 3)] == [0.1, 0.2, 0.4]
+    assert delay_before_next_try(7, 1) == 5
+    assert delay_before_next_try(1, 3600) == 0.1, "an outage of an hour is no hour of trying"
+    assert delay_before_next_try(40, 3) == 5, "stores that died are no time that passed"
+    assert delay_before_next_try(10, 31) is None

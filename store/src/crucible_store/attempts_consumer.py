@@ -55,6 +55,18 @@ COMMIT_SECONDS = Histogram("crucible_store_commit_seconds", "From the start of a
 log = get_logger(__name__)
 
 
+def delay_before_next_try(deliveries: int, age: float) -> float | None:
+    """Rule 6: seconds that a waiting message stays away after so many deliveries; None: it is given up.
+
+    `age` is the seconds it has been in the stream. Both must say that 30 s were spent in vain: a message may have lain in
+    the stream while no store or no database was there, or been delivered often because stores died.
+    """
+    delay: float = FIRST_DELAY_SECONDS * 2 ** (deliveries - 1)
+    if delay > GIVE_UP_SECONDS and age > GIVE_UP_SECONDS:
+        return None
+    return min(delay, MOST_DELAY_SECONDS)
+
+
 class Book(Protocol):
     """The ledger, as far as runs write in it."""
 
@@ -202,15 +214,13 @@ class AttemptsConsumer:
         if time.monotonic() - item.taken_at < HOLD_SECONDS and len(self._held) < MAX_HELD:
             self._held[item.sequence] = item
             return
-        delay = FIRST_DELAY_SECONDS * 2 ** (item.deliveries - 1)
-        # The delays alone add up to less: both must say so, for a message may have lain in the stream while no store
-        # was there, or been delivered often because stores died.
-        if delay > GIVE_UP_SECONDS and time.time() - item.sent_at > GIVE_UP_SECONDS:
+        delay = delay_before_next_try(item.deliveries, time.time() - item.sent_at)
+        if delay is None:
             MESSAGES.labels("given_up").inc()
             log.warning("attempts.given_up", evaluation=item.delivery.evaluation, message_id=item.delivery.message_id)
             await _tell(item.message.ack())
             return
-        await _tell(item.message.nak(delay=min(delay, MOST_DELAY_SECONDS)))
+        await _tell(item.message.nak(delay=delay))
 
     async def _hand_back(self) -> None:
         left = [*(item.message for item in self._in_hand()), *await self._puller.stop()]
