@@ -58,8 +58,8 @@ log = get_logger(__name__)
 def delay_before_next_try(deliveries: int, age: float) -> float | None:
     """Rule 6: seconds that a waiting message stays away after so many deliveries; None: it is given up.
 
-    `age` is the seconds it has been in the stream. Both must say that 30 s were spent in vain: a message may have lain in
-    the stream while no store or no database was there, or been delivered often because stores died.
+    `age` is the seconds it has been in the stream. Both must say that 30 s were spent in vain: a message may have lain
+    in the stream while no store or no database was there, or been delivered often because stores died.
     """
     delay: float = FIRST_DELAY_SECONDS * 2 ** (deliveries - 1)
     if delay > GIVE_UP_SECONDS and age > GIVE_UP_SECONDS:
