@@ -11,12 +11,16 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crucible_executor.sandbox.gvisor.spec import CHANNEL_FD, PATH, WORK_DIR
+from crucible_executor.sandbox.gvisor.spec import CHANNEL_FD, WORK_DIR, environment, launcher_command
 from crucible_executor.sandbox.port import InvalidProgramError, Program, ProgramFile, SandboxLimits
 from crucible_executor.sandbox.runtimes import RuntimeDefinition
 
 _PAGE = 4096
 _NAME_BYTES = 255
+_READ_AT_START = re.compile(r"PYTHON|LD_|LC_|LANG|TZ|HOME$|GLIBC_|MALLOC_|LOC")
+"""Environment variables that Python, its C library or the dynamic loader read before the program is there."""
+_USER_SITE = ".local/"
+"""Where `site` looks, before the program is there, for packages of the user whose home is the working folder."""
 _SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+:,./-]+")
 
 
@@ -29,6 +33,8 @@ class Launch:
     files: Sequence[ProgramFile]
     processes: int
     open_files: int
+    in_place: bool
+    """The interpreter that waits may run it; else a new one must be started."""
 
 
 def prepare(definition: RuntimeDefinition, program: Program, limits: SandboxLimits) -> Launch:
@@ -45,13 +51,17 @@ def prepare(definition: RuntimeDefinition, program: Program, limits: SandboxLimi
         _check_word("env", value)
         if not name or "=" in name:
             raise InvalidProgramError(f"env: {name!r} is no name")
-    base = {"PATH": PATH, "HOME": WORK_DIR, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108 - a folder inside the sandbox
+    argv = definition.argv(entrypoint, tuple(program.args))
+    booted = launcher_command(definition)
     return Launch(
-        argv=definition.argv(entrypoint, tuple(program.args)),
-        env={**base, **definition.env, **program.env},
+        argv=argv,
+        env={**environment(definition), **program.env},
         files=program.files,
         processes=limits.processes,
         open_files=limits.open_files,
+        in_place=list(argv[: len(booted)]) == booted
+        and not any(map(_READ_AT_START.match, program.env))
+        and not any(file.path.startswith(_USER_SITE) for file in program.files),
     )
 
 
@@ -105,6 +115,7 @@ def for_python(launch: Launch) -> bytes:
         for member in members:
             put(member)
 
+    put(b"here" if launch.in_place else b"exec")
     put(str(launch.processes).encode())
     put(str(launch.open_files).encode())
     put_list([word.encode() for word in launch.argv])

@@ -80,12 +80,7 @@ class Guest:
         )
         self._limited = True
         specification = spec.build(
-            image.definition.launcher,
-            image=image_path,
-            empty_root=self._ground.empty_root,
-            disk_bytes=disk_bytes,
-            processes=maximum.processes,
-            open_files=maximum.open_files,
+            image.definition, image=image_path, empty_root=self._ground.empty_root, disk_bytes=disk_bytes
         )
         (self._dir / "bundle" / "config.json").write_text(json.dumps(specification), encoding="utf-8")
         (self._dir / "session.json").write_text(session_config(self._dir / "events.sock"), encoding="utf-8")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from crucible_executor.sandbox.runtimes import LauncherKind
+from crucible_executor.sandbox.runtimes import RuntimeDefinition
 
 SANDBOX_UID: Final = 65534
 WORK_DIR: Final = "/work"
 CHANNEL_FD: Final = 3
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_LAUNCHER_ARGS: Final[dict[LauncherKind, list[str]]] = {
-    "python": ["/usr/bin/python3", "-I", "-S", "-B", "/usr/lib/crucible/python.py"],
-    "sh": ["/bin/sh", "/usr/lib/crucible/sh.sh"],
-}
+_BASE_ENVIRONMENT: Final = {"PATH": PATH, "HOME": WORK_DIR, "LANG": "C.UTF-8", "TMPDIR": "/tmp"}  # noqa: S108 - a folder inside the sandbox
 
 _EPERM: Final = 1
 
@@ -41,15 +39,31 @@ _DENIED_SYSCALLS: Final = (
 """
 
 
-def build(
-    launcher: LauncherKind, *, image: Path, empty_root: Path, disk_bytes: int, processes: int, open_files: int
-) -> dict[str, object]:
+def launcher_command(definition: RuntimeDefinition) -> list[str]:
+    """What is booted. Python's launcher waits inside the start of the interpreter that runs the program."""
+    if definition.launcher == "python":
+        return list(definition.argv(definition.default_entrypoint, ()))
+    return ["/bin/sh", "/usr/lib/crucible/sh.sh"]
+
+
+def environment(definition: RuntimeDefinition) -> Mapping[str, str]:
+    """The environment of a program that adds nothing of its own, and of the launcher before it."""
+    return {**_BASE_ENVIRONMENT, **definition.env}
+
+
+def build(definition: RuntimeDefinition, *, image: Path, empty_root: Path, disk_bytes: int) -> dict[str, object]:
     """The specification for `config.json`.
 
-    `empty_root` is an empty folder that the specification must name although the root is the image. `processes` and
-    `open_files` are the most that any program may get: the launcher lowers them to the program's own.
+    `empty_root` is an empty folder that the specification must name although the root is the image. Processes and open
+    files are the most that any program may get: the launcher lowers them to the program's own.
     """
-    limits = {"RLIMIT_NPROC": processes, "RLIMIT_NOFILE": open_files, "RLIMIT_FSIZE": 2 * disk_bytes, "RLIMIT_CORE": 0}
+    most = definition.limits.maximum
+    limits = {
+        "RLIMIT_NPROC": most.processes,
+        "RLIMIT_NOFILE": most.open_files,
+        "RLIMIT_FSIZE": 2 * disk_bytes,
+        "RLIMIT_CORE": 0,
+    }
     return {
         "ociVersion": "1.0.2",
         "hostname": "sandbox",
@@ -57,8 +71,8 @@ def build(
         "process": {
             "terminal": False,
             "user": {"uid": SANDBOX_UID, "gid": SANDBOX_UID},
-            "args": _LAUNCHER_ARGS[launcher],
-            "env": [f"PATH={PATH}", "LANG=C.UTF-8"],
+            "args": launcher_command(definition),
+            "env": [f"{name}={value}" for name, value in environment(definition).items()],
             "cwd": WORK_DIR,
             "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
             "noNewPrivileges": True,
