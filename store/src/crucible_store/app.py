@@ -46,9 +46,10 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     server: GrpcServer | None = None
     consumer: AttemptsConsumer | None = None
 
-    engine = open_engine(settings.database_url, connections=settings.database_connections, application="crucible-store")
-    lifetime.stack.push_async_callback(engine.dispose)
-    database = Database(engine)
+    # Two pools: however many read and wait, state changes and heartbeats find a connection.
+    for_reads = settings.database_connections // 2
+    database = _open_database(lifetime, settings.database_connections - for_reads)
+    reads = _open_database(lifetime, for_reads)
 
     def ready() -> bool:
         return (
@@ -65,11 +66,11 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     await housekeeping.wait_for_schema(database)
     messaging = await enter(connect_messaging(settings.nats_url, name="crucible-store"))
     ledger = Ledger(database, Announcer(messaging), objects)
-    histories = Histories(database, Watchtower(messaging))
+    histories = Histories(reads, Watchtower(messaging))
     consumer = AttemptsConsumer(
         messaging, ledger, lifetime.telemetry.tracer, stream_max_bytes=settings.attempts_max_bytes
     )
-    queries = EvaluationQueryService(database, histories, Outputs(database, objects))
+    queries = EvaluationQueryService(reads, histories, Outputs(reads, objects))
     server = await enter(
         GrpcServer(
             settings.grpc_listen,
@@ -83,7 +84,7 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
                 Registration(
                     runtime_service_pb2.DESCRIPTOR.services_by_name["RuntimeService"],
                     runtime_service_pb2_grpc.add_RuntimeServiceServicer_to_server,
-                    RuntimeService(database),
+                    RuntimeService(reads),
                 ),
                 Registration(
                     ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"],
@@ -107,3 +108,9 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     await lifetime.until_stopped()
     await consumer.stop()
     await server.drain()
+
+
+def _open_database(lifetime: Lifetime[StoreSettings], connections: int) -> Database:
+    engine = open_engine(lifetime.settings.database_url, connections=connections, application="crucible-store")
+    lifetime.stack.push_async_callback(engine.dispose)
+    return Database(engine)

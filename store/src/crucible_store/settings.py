@@ -24,7 +24,7 @@ class StoreSettings(ServiceSettings):
     """`host:port` of /metrics, /healthz and /readyz."""
 
     database_connections: int = Field(default=16, ge=2, le=200)
-    """Connections held at most."""
+    """Connections held at most: half of them for reads, half for state changes."""
 
     attempts_max_bytes: int = Field(default=8 * 1024**3, ge=16 * 1024**2)
     """What the stream ATTEMPTS may hold on disk while no store takes from it, in bytes."""
