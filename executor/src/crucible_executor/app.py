@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NoReturn
 
 import uuid_utils
@@ -24,6 +24,7 @@ from crucible_executor.objects import open_object_store
 from crucible_executor.publisher import AttemptsOutbox
 from crucible_executor.runs import HeldRuns
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, open_driver
+from crucible_executor.sandbox.pool import open_pool
 from crucible_executor.sandbox.port import SandboxDriver
 from crucible_executor.settings import ExecutorSettings
 
@@ -34,9 +35,15 @@ DriverOpener = Callable[[ExecutorSettings], AbstractAsyncContextManager[SandboxD
 log = get_logger(__name__)
 
 
-def open_gvisor(settings: ExecutorSettings) -> AbstractAsyncContextManager[SandboxDriver]:
-    """The product's sandboxes."""
-    return open_driver(GvisorConfig(images_dir=settings.runtimes_dir))
+@asynccontextmanager
+async def open_gvisor(settings: ExecutorSettings) -> AsyncGenerator[SandboxDriver]:
+    """The product's sandboxes, booted ahead."""
+    size = settings.slots if settings.pool_size is None else settings.pool_size
+    async with (
+        open_driver(GvisorConfig(images_dir=settings.runtimes_dir)) as driver,
+        open_pool(driver, size=size) as pool,
+    ):
+        yield pool
 
 
 async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverOpener = open_gvisor) -> None:

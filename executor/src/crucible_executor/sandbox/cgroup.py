@@ -54,6 +54,10 @@ class Cgroup(Protocol):
         """Bound host processes and threads: a backstop, since reaching it makes the sentry panic."""
         ...
 
+    def weigh(self, weight: int) -> None:
+        """The group's part of the CPU beside others that want it: 1 to 10000, where 100 is everybody's."""
+        ...
+
     def cpu_seconds(self) -> float:
         """CPU time used since the group was made."""
         ...

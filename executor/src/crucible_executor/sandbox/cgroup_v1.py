@@ -1,4 +1,4 @@
-"""Control groups, version 1: one hierarchy for memory, one for pids, one for CPU accounting."""
+"""Control groups, version 1: one hierarchy each for memory, pids, CPU shares and CPU accounting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Final
 from crucible_executor.sandbox import cgroup
 from crucible_executor.sandbox.cgroup import SUPERVISORS, Cgroup, CgroupError, OomFacts
 
-CONTROLLERS: Final = ("memory", "pids", "cpuacct")
+CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
+NORMAL_SHARES: Final = 1024
+"""What a group has unless told: the other version's weight of 100."""
 CHARGE_BYTES: Final = 4 * 1024 * 1024
 """The kernel asks for memory in batches and huge pages of less than this: so near below its limit a group stops."""
 
@@ -33,9 +35,10 @@ def find_hierarchies() -> Mapping[str, Path]:
 class CgroupV1:
     """One sandbox's group: a folder of the same name in each hierarchy."""
 
-    def __init__(self, memory: Path, pids: Path, cpuacct: Path, supervisors: Path) -> None:
+    def __init__(self, memory: Path, pids: Path, cpu: Path, cpuacct: Path, supervisors: Path) -> None:
         self._memory = memory
         self._pids = pids
+        self._cpu = cpu
         self._cpuacct = cpuacct
         self._supervisors = supervisors
 
@@ -46,7 +49,7 @@ class CgroupV1:
 
     @property
     def _folders(self) -> list[Path]:
-        return list(dict.fromkeys((self._memory, self._pids, self._cpuacct)))
+        return list(dict.fromkeys((self._memory, self._pids, self._cpu, self._cpuacct)))
 
     def limit_memory(self, memory_bytes: int) -> None:
         """See `Cgroup`; memory and swap together get the same bound, in the order that the kernel demands."""
@@ -65,6 +68,10 @@ class CgroupV1:
     def limit_processes(self, count: int) -> None:
         """See `Cgroup`."""
         cgroup.write(self._pids / "pids.max", str(count))
+
+    def weigh(self, weight: int) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._cpu / "cpu.shares", str(max(2, weight * NORMAL_SHARES // 100)))
 
     def cpu_seconds(self) -> float:
         """See `Cgroup`."""
@@ -136,7 +143,8 @@ class CgroupTreeV1:
 
     def _group(self, name: str) -> CgroupV1:
         folders = {controller: root / name for controller, root in self._roots.items()}
-        return CgroupV1(folders["memory"], folders["pids"], folders["cpuacct"], self._roots["memory"] / SUPERVISORS)
+        memory, pids, cpu, cpuacct = (folders[controller] for controller in CONTROLLERS)
+        return CgroupV1(memory, pids, cpu, cpuacct, self._roots["memory"] / SUPERVISORS)
 
     def existing(self) -> Sequence[Cgroup]:
         """See `CgroupTree`."""

@@ -50,6 +50,10 @@ class CgroupV2:
         """See `Cgroup`."""
         cgroup.write(self._folder / "pids.max", str(count))
 
+    def weigh(self, weight: int) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._folder / "cpu.weight", str(weight))
+
     def cpu_seconds(self) -> float:
         """See `Cgroup`."""
         return cgroup.read_table(self._folder / "cpu.stat")["usage_usec"] / 1e6

@@ -61,18 +61,33 @@ class GvisorDriver:
         """1 or 2."""
         return self._ground.cgroups.version
 
+    @property
+    def sandboxes(self) -> frozenset[GvisorSandbox]:
+        """Those not yet closed."""
+        return frozenset(self._sandboxes)
+
     async def boot(self, runtime: str, *, disk_bytes: int) -> GvisorSandbox:
         """See `SandboxDriver`."""
-        image, path = await asyncio.to_thread(self.images.find, runtime)
-        sandbox = GvisorSandbox(
-            secrets.token_hex(_ID_BYTES), self._ground, image, path, disk_bytes, self._sandboxes.discard
-        )
-        self._sandboxes.add(sandbox)
+        sandbox = await self._new(runtime, disk_bytes)
         try:
             await sandbox.boot()
         except BaseException:
             await sandbox.close()
             raise
+        return sandbox
+
+    async def prepare(self, runtime: str, *, disk_bytes: int) -> GvisorSandbox:
+        """See `PoolableDriver`."""
+        sandbox = await self._new(runtime, disk_bytes)
+        sandbox.give_way()
+        return sandbox
+
+    async def _new(self, runtime: str, disk_bytes: int) -> GvisorSandbox:
+        image, path = await asyncio.to_thread(self.images.find, runtime)
+        sandbox = GvisorSandbox(
+            secrets.token_hex(_ID_BYTES), self._ground, image, path, disk_bytes, self._sandboxes.discard
+        )
+        self._sandboxes.add(sandbox)
         return sandbox
 
     async def offerable_runtimes(self) -> Offerable:

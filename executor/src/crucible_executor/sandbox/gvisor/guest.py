@@ -6,9 +6,11 @@ Knows nothing of programs, limits or verdicts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -29,6 +31,9 @@ BOOT_MEMORY_BYTES: Final = 256 * 1024 * 1024
 """The limit until a program with its own is delivered."""
 LOG_BYTES: Final = 16 * 1024
 """Kept of each of runsc's logs; the rest is read and dropped."""
+NORMAL_WEIGHT: Final = 100
+AHEAD_WEIGHT: Final = 2
+"""Part of the CPU of a sandbox that boots for nobody yet."""
 GONE_TIMEOUT: Final = 10.0
 """Seconds for killed processes to be gone."""
 
@@ -67,8 +72,9 @@ class Guest:
         self._log_readers: list[PipeReader] = []
         self._output_fds: list[int] = []
         self._limited = False
+        self._sentry = -1
 
-    def start(self, image: BuiltImage, image_path: Path, disk_bytes: int) -> None:
+    def start(self, image: BuiltImage, image_path: Path, disk_bytes: int, weight: int) -> None:
         """Take everything and start `runsc run`; raises OSError, CgroupError."""
         maximum = image.definition.limits.maximum
         self.cleanup.push("remove its folder", self._remove_dir)
@@ -79,6 +85,8 @@ class Guest:
             self.identity, memory_bytes=BOOT_MEMORY_BYTES + disk_bytes, processes=backstop(maximum.processes)
         )
         self._limited = True
+        if weight != NORMAL_WEIGHT:
+            self.cgroup.weigh(weight)
         specification = spec.build(
             image.definition, image=image_path, empty_root=self._ground.empty_root, disk_bytes=disk_bytes
         )
@@ -174,6 +182,27 @@ class Guest:
         for reader in self._log_readers:
             reader.drain()
 
+    def freeze(self) -> None:
+        """Stop the sentry, and all inside with it; what is stopped can still be killed. Raises OSError, CgroupError."""
+        if self._sentry < 0:
+            self._sentry = os.pidfd_open(self._find_sentry())
+            self.cleanup.push("let go of its sentry", lambda: os.close(self._sentry))
+        signal.pidfd_send_signal(self._sentry, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on; one that was never stopped, or is dead, is no error."""
+        if self._sentry >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
+
+    def _find_sentry(self) -> int:
+        supervisor = self._supervisor.pid
+        for pid in self.cgroup.pids() - {supervisor}:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if parent(pid) == supervisor:
+                    return pid
+        raise ProcessLookupError("its sentry is gone")
+
     def kill(self) -> None:
         """SIGKILL to every process of the sandbox; returns at once. Raises CgroupError."""
         # The supervisor first: it could write its own complaint into the program's standard error.
@@ -227,6 +256,11 @@ class Guest:
     def _remove_dir(self) -> None:
         if self._dir.exists():
             shutil.rmtree(self._dir)
+
+
+def parent(pid: int) -> int:
+    """The process that started this one; raises OSError."""
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
 
 
 def backstop(processes: int) -> int:

@@ -15,7 +15,7 @@ from typing import Final
 from crucible_executor.sandbox.capture import CappedLog, OutputCapture, PipeReader
 from crucible_executor.sandbox.cgroup import CgroupError, OomFacts
 from crucible_executor.sandbox.gvisor import bundle
-from crucible_executor.sandbox.gvisor.guest import Ground, Guest, backstop
+from crucible_executor.sandbox.gvisor.guest import AHEAD_WEIGHT, NORMAL_WEIGHT, Ground, Guest, backstop
 from crucible_executor.sandbox.image import BuiltImage
 from crucible_executor.sandbox.metering import Meter
 from crucible_executor.sandbox.port import (
@@ -97,6 +97,7 @@ class GvisorSandbox:
         self._wall_timer: asyncio.TimerHandle | None = None
         self._meter: Meter | None = None
         self._oom_kills_before = 0
+        self._weight = NORMAL_WEIGHT
 
     @property
     def id(self) -> str:
@@ -128,12 +129,13 @@ class GvisorSandbox:
         self._move(State.BOOTING)
         self._booted = datetime.now(UTC)
         try:
-            self._guest.start(self._image, self._image_path, self._disk_bytes)
+            self._guest.start(self._image, self._image_path, self._disk_bytes, self._weight)
             async with asyncio.timeout(self._ground.boot_timeout):
                 word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
             if word != _READY:
                 raise SandboxFault(Cause.SANDBOX, self._boot_detail("it died while booting"))
             self._guest.free_supervisor()
+            self._weigh(NORMAL_WEIGHT)
         except TimeoutError as error:
             detail = self._boot_detail(f"not ready after {self._ground.boot_timeout:g} s")
             raise SandboxFault(Cause.SANDBOX, detail) from error
@@ -141,6 +143,25 @@ class GvisorSandbox:
             raise SandboxFault(Cause.INFRASTRUCTURE, f"a sandbox cannot be started: {error}") from error
         self._ready = datetime.now(UTC)
         self._move(State.READY)
+
+    def give_way(self) -> None:
+        """Boot with hardly any weight beside programs; before `boot`."""
+        self._weight = AHEAD_WEIGHT
+
+    def hurry(self) -> None:
+        """See `Waiting`."""
+        if self._state is State.BOOTING:
+            with contextlib.suppress(CgroupError):  # it boots all the same, only later
+                self._weigh(NORMAL_WEIGHT)
+        elif self._state is State.NEW:
+            self._weight = NORMAL_WEIGHT
+
+    def freeze(self) -> None:
+        """See `Waiting`."""
+        try:
+            self._guest.freeze()
+        except (OSError, CgroupError) as error:
+            raise SandboxFault(Cause.SANDBOX, f"it cannot be stopped: {error}") from error
 
     async def deliver(self, program: Program, limits: SandboxLimits, sink: OutputSink) -> None:
         """See `Sandbox`."""
@@ -152,6 +173,7 @@ class GvisorSandbox:
         self._move(State.DELIVERING)
         cgroup = self._guest.cgroup
         try:
+            self._guest.thaw()
             cgroup.limit_memory(limits.memory_bytes + limits.disk_bytes + OVERHEAD_BYTES)
             cgroup.limit_processes(backstop(limits.processes))
             self._oom_kills_before = cgroup.oom().kills
@@ -267,6 +289,11 @@ class GvisorSandbox:
     async def _send(self, package: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._guest.channel, package)
         self._guest.channel.shutdown(socket.SHUT_WR)
+
+    def _weigh(self, weight: int) -> None:
+        if weight != self._weight:
+            self._guest.cgroup.weigh(weight)
+            self._weight = weight
 
     def _take_said(self) -> None:
         with contextlib.suppress(OSError):

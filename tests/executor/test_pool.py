@@ -1,0 +1,256 @@
+"""The pool: what is handed out, what is replaced, what is thrown away; on real sandboxes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from crucible_executor.sandbox import leftovers as sweeping
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
+from crucible_executor.sandbox.pool import SandboxPool, open_pool
+from crucible_executor.sandbox.port import Outcome, Sandbox, SandboxAbandoned
+from crucible_executor.sandbox.run import run_program
+
+from .conftest import LIMITS, MIB, Collected, leftovers, program
+from .test_sandbox_lifecycle import only_lasting, sentry_pids, until
+
+DISK = LIMITS.disk_bytes
+
+
+@asynccontextmanager
+async def filled(driver: GvisorDriver, *, size: int = 1, max_age: float = 600) -> AsyncGenerator[SandboxPool]:
+    """A pool of Python sandboxes, full."""
+    async with open_pool(driver, size=size, max_age=max_age) as pool:
+        pool.keep({"python": DISK})
+        await until(lambda: pool.waiting["python"] == size)
+        yield pool
+
+
+async def finish(sandbox: Sandbox, source: str = "print('ran')") -> bytes:
+    sink = Collected()
+    try:
+        await sandbox.deliver(program(source), LIMITS, sink)
+        assert (await sandbox.observe()).outcome is Outcome.SUCCEEDED
+    finally:
+        await sandbox.close()
+    return sink.stdout
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def stopped(config: GvisorConfig) -> list[int]:
+    """The sentries that are frozen."""
+    found: list[int] = []
+    for pid in sentry_pids(config):
+        with contextlib.suppress(OSError):
+            if state_of(pid) == "T":
+                found.append(pid)
+    return found
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+async def test_one_that_is_ready_is_handed_out_and_replaced(driver: GvisorDriver) -> None:
+    async with filled(driver, size=2) as pool:
+        sandbox = await pool.boot("python", disk_bytes=DISK)
+        assert pool.waiting["python"] == 1
+        assert await finish(sandbox) == b"ran\n"
+        await until(lambda: pool.waiting["python"] == 2)
+        assert (pool.claims.ready, pool.claims.cold) == (1, 0)
+
+
+async def test_two_programs_never_share_a_sandbox(driver: GvisorDriver) -> None:
+    source = (
+        "import os; print(sorted(os.listdir('/work') + os.listdir('/tmp'))); open('/tmp/mine', 'w'); open('mine', 'w')"
+    )
+    identities: set[str] = set()
+    async with filled(driver) as pool:
+        for _ in range(6):
+            sandbox = await pool.boot("python", disk_bytes=DISK)
+            identities.add(sandbox.id)
+            assert await finish(sandbox, source) == b"['main.py']\n"
+        assert len(identities) == 6
+        assert pool.claims.ready + pool.claims.booting + pool.claims.cold == 6
+
+
+async def test_more_at_once_than_are_ready(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    async with filled(driver) as pool:
+        sinks = [Collected() for _ in range(5)]
+        verdicts = await asyncio.gather(*(run_program(pool, program("print(1)"), LIMITS, sink) for sink in sinks))
+        assert {verdict.outcome for verdict in verdicts} == {Outcome.SUCCEEDED}
+        assert {sink.stdout for sink in sinks} == {b"1\n"}
+        assert pool.claims.ready >= 1
+        assert pool.claims.cold >= 1
+    assert only_lasting(sandbox_config)
+
+
+async def test_a_boot_under_way_is_taken_over(driver: GvisorDriver) -> None:
+    async with open_pool(driver, size=1) as pool:
+        pool.keep({"python": DISK})
+        await until(lambda: len(driver.sandboxes) == 1)
+        assert await finish(await pool.boot("python", disk_bytes=DISK)) == b"ran\n"
+        assert (pool.claims.booting, pool.claims.cold) == (1, 0)
+
+
+async def test_who_is_cancelled_leaves_the_boot_to_the_pool(driver: GvisorDriver) -> None:
+    async with open_pool(driver, size=1) as pool:
+        pool.keep({"python": DISK})
+        await until(lambda: len(driver.sandboxes) == 1)
+        claim = asyncio.create_task(pool.boot("python", disk_bytes=DISK), name="claim")
+        await asyncio.sleep(0.01)
+        claim.cancel()
+        await asyncio.wait([claim])
+        assert claim.cancelled()
+        await until(lambda: pool.waiting["python"] == len(driver.sandboxes) == 1)
+
+
+async def test_another_disk_is_a_boot_of_its_own(driver: GvisorDriver) -> None:
+    async with filled(driver) as pool:
+        verdict = await run_program(pool, program("print(1)"), replace(LIMITS, disk_bytes=8 * MIB), Collected())
+        assert verdict.outcome is Outcome.SUCCEEDED
+        assert pool.claims.cold == 1
+        assert pool.waiting["python"] == 1
+
+
+async def test_one_that_waits_uses_no_cpu_and_has_the_time_of_day(
+    driver: GvisorDriver, sandbox_config: GvisorConfig
+) -> None:
+    async with filled(driver) as pool:
+        (sentry,) = stopped(sandbox_config)
+        before = cpu_ticks(sentry)
+        await asyncio.sleep(2)
+        assert cpu_ticks(sentry) - before <= 1
+        told = await finish(await pool.boot("python", disk_bytes=DISK), "import time; print(time.time())")
+        assert abs(float(told) - time.time()) < 1
+
+
+async def test_limits_hold_in_one_that_waited(driver: GvisorDriver) -> None:
+    async with filled(driver) as pool:
+        sink = Collected()
+        limits = replace(LIMITS, memory_bytes=32 * MIB, processes=7, open_files=20)
+        source = (
+            "from resource import *; print(getrlimit(RLIMIT_NPROC), getrlimit(RLIMIT_NOFILE)); bytearray(160 << 20)"
+        )
+        verdict = await run_program(pool, program(source), limits, sink)
+        assert (verdict.outcome, sink.stdout) == (Outcome.MEMORY_EXCEEDED, b"(7, 7) (20, 20)\n")
+        await until(lambda: pool.waiting["python"] == 1)
+        verdict = await run_program(pool, program("while True: pass"), replace(LIMITS, cpu_time=0.3), Collected())
+        assert verdict.outcome is Outcome.CPU_TIME_EXCEEDED
+        assert verdict.usage.cpu_time >= 0.3
+        assert verdict.phases.ready < verdict.phases.started
+
+
+async def test_time_runs_from_delivery(driver: GvisorDriver) -> None:
+    async with filled(driver) as pool:
+        await asyncio.sleep(0.5)
+        verdict = await run_program(pool, program("print(1)"), LIMITS, Collected())
+        assert verdict.usage.wall_time < 0.45
+        assert verdict.usage.cpu_time < 0.2
+        assert (verdict.phases.started - verdict.phases.ready).total_seconds() >= 0.5
+
+
+async def test_what_is_too_old_is_replaced(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    async with filled(driver, max_age=1) as pool:
+        first = stopped(sandbox_config)
+        await until(lambda: stopped(sandbox_config) not in ([], first))
+        assert pool.waiting["python"] <= 1
+
+
+async def test_what_died_is_not_handed_out(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    async with filled(driver) as pool:
+        (sentry,) = stopped(sandbox_config)
+        os.kill(sentry, signal.SIGKILL)
+        await until(lambda: not Path(f"/proc/{sentry}").exists())
+        await asyncio.sleep(0.05)
+        assert await finish(await pool.boot("python", disk_bytes=DISK)) == b"ran\n"
+        await until(lambda: pool.waiting["python"] == 1)
+
+
+async def test_one_that_waits_can_be_abandoned(driver: GvisorDriver) -> None:
+    async with filled(driver) as pool:
+        sandbox = await pool.boot("python", disk_bytes=DISK)
+        sandbox.abandon()
+        try:
+            await sandbox.deliver(program("print(1)"), LIMITS, Collected())
+        except SandboxAbandoned:
+            pass
+        else:
+            raise AssertionError("it ran")
+        await sandbox.close()
+
+
+async def test_a_frozen_one_can_be_closed(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    async with filled(driver, size=2):
+        assert len(stopped(sandbox_config)) == 2
+    assert only_lasting(sandbox_config)
+
+
+async def test_closing_while_it_fills(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    for delay in (0, 0.02, 0.1):
+        async with open_pool(driver, size=2) as pool:
+            pool.keep({"python": DISK, "bash": DISK})
+            await asyncio.sleep(delay)
+        assert only_lasting(sandbox_config)
+
+
+async def test_a_pool_of_none(driver: GvisorDriver) -> None:
+    async with open_pool(driver, size=0) as pool:
+        pool.keep({"python": DISK})
+        assert await finish(await pool.boot("python", disk_bytes=DISK)) == b"ran\n"
+        assert (pool.claims.cold, pool.waiting) == (1, {"python": 0})
+
+
+async def test_every_runtime_that_is_offered_is_kept(driver: GvisorDriver) -> None:
+    async with open_pool(driver, size=1) as pool:
+        offered = {offer.name for offer in (await pool.offerable_runtimes()).offers}
+        await until(lambda: pool.waiting == dict.fromkeys(offered, 1))
+        verdict = await run_program(pool, program("echo $((1 + 1))", "bash"), LIMITS, sink := Collected())
+        assert (verdict.outcome, sink.stdout) == (Outcome.SUCCEEDED, b"2\n")
+        assert pool.claims.ready == 1
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, open_driver
+from crucible_executor.sandbox.pool import open_pool
+
+async def main():
+    config = GvisorConfig(images_dir=Path(sys.argv[1]), state_root=Path(sys.argv[2]), cgroup_parent=sys.argv[3])
+    async with open_driver(config) as driver, open_pool(driver, size=2) as pool:
+        pool.keep({"python": 1 << 26})
+        while pool.waiting["python"] < 2:
+            await asyncio.sleep(0.01)
+        print("full", flush=True)
+        await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_executors_frozen_sandboxes_are_swept(sandbox_config: GvisorConfig) -> None:
+    where = (str(sandbox_config.images_dir), str(sandbox_config.state_root), sandbox_config.cgroup_parent)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, *where, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    async with asyncio.timeout(60):
+        assert await child.stdout.readline() == b"full\n"
+    assert len(stopped(sandbox_config)) == 2
+    child.kill()
+    await child.wait()
+    await until(lambda: not sentry_pids(sandbox_config))
+    swept = await asyncio.to_thread(sweeping.sweep, sandbox_config.state_root, sandbox_config.cgroup_parent)
+    assert len(swept) == 1
+    assert leftovers(sandbox_config) == []
