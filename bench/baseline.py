@@ -1,8 +1,8 @@
 """The baseline: a cold `runsc run` of the same program, as one would type it by hand.
 
 Default flags, a directory as the root, the specification that `runsc spec` writes, the same runsc and the same files as
-Crucible's own image. One flag is not the default: `--network=none`, which makes the baseline a little faster, and without
-which some builds of runsc do not start on some kernels.
+Crucible's own image. One flag is not the default: `--network=none`, which makes the baseline a little faster, and
+without which some builds of runsc do not start on some kernels.
 """
 
 import json
