@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from crucible_testkit.scratch import scratch_folder
 
 IMAGES = Path("/var/lib/crucible/images")
 START_SECONDS = 400
+ID_LENGTH = 32
+"""Of a sandbox's id, which names its folder."""
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 
 Json = dict[str, Any]
@@ -201,7 +204,10 @@ class Stack:
     # -- what must not be left ------------------------------------------------------------------------------------
 
     def require_no_leftovers(self, *, timeout: float = 30) -> None:
-        """Raises AssertionError when a sandbox of this stack's executor is still there after `timeout`."""
+        """Raises AssertionError when after `timeout` a sandbox runs, or files of one are left that is gone.
+
+        Those that wait for a program are stopped, and are meant to be there.
+        """
         deadline = time.monotonic() + timeout
         while found := self._leftovers():
             assert time.monotonic() < deadline, f"left on the machine: {found}"
@@ -211,11 +217,18 @@ class Stack:
         executor = self.process("executor").identity
         if executor is None:
             return ["the executor is not back yet"]
-        return [
-            f"process {path.parent.name} of the executor"
-            for path in Path("/proc").glob("[0-9]*/stat")
-            if _parent(path) == executor.pid and _is_sandbox(path.parent)
-        ]
+        known: set[Path] = set()
+        found: list[str] = []
+        for supervisor in _children(executor.pid):
+            root = re.search(rb"--root=(.+?)/root\0", _command_line(supervisor))
+            if root is None:
+                continue
+            known.add(Path(os.fsdecode(root[1])))
+            waiting = [_state(sandbox) == "T" for sandbox in _children(supervisor)]
+            if waiting != [True]:
+                found.append(f"sandbox {os.fsdecode(root[1])}")
+        folders = {entry for folder in {path.parent for path in known} for entry in folder.iterdir() if entry.is_dir()}
+        return [*found, *(f"files in {folder}" for folder in folders - known if len(folder.name) == ID_LENGTH)]
 
     def _command(self, *arguments: str, timeout: float) -> None:
         command = [
@@ -233,15 +246,23 @@ class Stack:
         assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
-def _parent(stat: Path) -> int:
+def _children(pid: int) -> list[int]:
     try:
-        return int(stat.read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return -1
-
-
-def _is_sandbox(process: Path) -> bool:
-    try:
-        return b"runsc" in (process / "cmdline").read_bytes()
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
-        return False
+        return []
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
