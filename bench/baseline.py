@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,16 +26,26 @@ def directory_root(image: Path) -> Generator[Path]:
 
 
 class BareRunsc:
-    """Runs one command in a cold sandbox, again and again."""
+    """Runs one command in a cold sandbox, again and again; with flags and annotations, if told."""
 
-    def __init__(self, root: Path, command: Sequence[str]) -> None:
-        self._bundle = root.parent
+    def __init__(
+        self,
+        root: Path,
+        command: Sequence[str],
+        *,
+        flags: Sequence[str] = (),
+        annotations: Mapping[str, str] | None = None,
+    ) -> None:
+        self._flags = flags
+        self._bundle = root.parent / secrets.token_hex(4)
+        self._bundle.mkdir()
         subprocess.run(["runsc", "spec"], cwd=self._bundle, check=True)
         path = self._bundle / "config.json"
         spec = json.loads(path.read_text())
         spec["process"]["args"] = list(command)
         spec["process"]["terminal"] = False
         spec["root"]["path"] = str(root)
+        spec["annotations"] = dict(annotations or {})
         path.write_text(json.dumps(spec))
 
     def run(self, expected: bytes) -> float:

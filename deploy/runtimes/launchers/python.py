@@ -16,6 +16,7 @@ What it imports, it forgets again: the program finds nothing of it in `sys.modul
 """
 
 import gc
+import io
 import os
 import sys
 
@@ -27,7 +28,7 @@ def main():
     """Wait, lay out, then return for the program to begin, or become it."""
     try:
         os.set_inheritable(CHANNEL, False)
-        warm_up()
+        rehearse()
         # What is made from here on stays in the youngest generation, so that forgetting it costs little.
         gc.collect()
         gc.disable()
@@ -41,13 +42,24 @@ def main():
     os.close(CHANNEL)
 
 
-def warm_up():
-    """Go the way that every program goes, so that the memory it needs is there."""
-    # A string: compile() would leave the types of syntax trees behind.
-    exec("class Warm:\n    def up(self): return [f'{n}' for n in range(9)]\nWarm().up()", {})  # noqa: S102 - our own words
-    for hook in sys.path_hooks:
+def rehearse():
+    """Go the way that every program goes, so that all memory on it was touched once."""
+    script = b"class A:\n    def f(self): return [f'{n}' for n in range(9)]\nprint(*A().f(), file=out, flush=True)"
+    parts = (b"here", b"1", b"1", b"1", b"python3", b"1", b"NAME=value", b"2", b"rehearsal.py", script)
+    bundle = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    _, _, _, _, _, files = unpack(bundle)
+    write(b"/tmp", files)
+    with open("/tmp/rehearsal.py", encoding="utf-8") as file:  # noqa: S108 - same
+        # A string: compile() would leave the types of syntax trees behind.
+        exec(file.read(), {"out": io.TextIOWrapper(io.BytesIO(), "utf-8", line_buffering=True)})  # noqa: S102 - ours
+    os.unlink("/tmp/rehearsal.py")  # noqa: S108 - same
+    os.environb.update(os.environb)
+    for search in (
+        lambda: __import__("usercustomize"),
+        *(lambda hook=hook: hook("/work/main.py") for hook in sys.path_hooks),
+    ):
         try:  # noqa: SIM105 - contextlib is not among the modules that every program finds imported
-            hook("/work/main.py")
+            search()
         except ImportError:
             pass
 
@@ -59,29 +71,38 @@ def receive():
     del sys.modules["resource"], sys.modules["gc"]
     os.write(CHANNEL, b"R")
     with open(CHANNEL, "rb", buffering=0, closefd=False) as channel:
-        bundle = channel.readall()
-    fields = split(bundle)
-    here = next(fields) == b"here"
-    processes, open_files = int(next(fields)), int(next(fields))
-    argv, environment, files = ([next(fields) for _ in range(int(next(fields)))] for _ in range(3))
-    for path, data in zip(files[::2], files[1::2], strict=True):
-        target = os.path.join(WORK, path)
-        if b"/" in path:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "xb", buffering=0) as out:
-            while data:
-                data = data[out.write(data) :]
+        how, processes, open_files, argv, environment, files = unpack(channel.readall())
+    write(WORK, files)
     resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
-    settings = dict(entry.split(b"=", 1) for entry in environment)
-    if not here:
-        os.chdir(WORK)
+    if how != b"here":
         os.write(CHANNEL, b"G")
-        os.execve(argv[0], argv, settings)
+        os.execve(argv[0], argv, environment)
     os.environb.clear()
-    os.environb.update(settings)
+    os.environb.update(environment)
     sys.orig_argv[:] = map(os.fsdecode, argv)
     sys.argv[:] = sys.orig_argv[1:]
+
+
+def unpack(bundle):
+    """How to run it, processes, open files, argv, environment and files of a bundle."""
+    fields = split(bundle)
+    how, processes, open_files = next(fields), int(next(fields)), int(next(fields))
+    argv, environment, files = ([next(fields) for _ in range(int(next(fields)))] for _ in range(3))
+    settings = dict(entry.split(b"=", 1) for entry in environment)
+    return how, processes, open_files, argv, settings, list(zip(files[::2], files[1::2], strict=True))
+
+
+def write(folder, files):
+    """Place files, and the folders they need."""
+    for path, data in files:
+        target = os.path.join(folder, path)
+        if b"/" in path:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.close(descriptor)
 
 
 def split(bundle):

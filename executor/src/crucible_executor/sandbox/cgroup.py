@@ -20,6 +20,9 @@ from typing import Protocol
 SUPERVISORS = "supervisors"
 """The group beside the sandboxes' for the `runsc run` processes: without a limit, so none is killed for memory."""
 
+READ_BYTES = 64 * 1024
+"""More than any file of statistics holds."""
+
 EMPTY_WAIT = 5.0
 """Seconds that a group's killed processes get to be gone."""
 
@@ -149,7 +152,11 @@ def write(path: Path, value: str) -> None:
 def read(path: Path) -> str:
     """Read a kernel file; raises CgroupError."""
     try:
-        return path.read_text(encoding="ascii")
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(descriptor, READ_BYTES).decode("ascii")
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise CgroupError(f"{path}: cannot be read: {error.strerror}") from error
 

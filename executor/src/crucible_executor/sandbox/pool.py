@@ -2,9 +2,8 @@
 
 A pool wraps a driver and is one itself. It keeps `size` sandboxes of each runtime with that runtime's default disk.
 `boot` hands out one that waits, else one that is booting for the pool just now, else boots one as if there was no
-pool: nobody ever stands in a queue. What was handed out is replaced from that moment on, by as many boots at once as
-there are cores without a program, and by one where there is none; boots of the pool's have next to no weight beside
-programs.
+pool: nobody ever stands in a queue. What was handed out is replaced a moment later, by as many boots at once as there
+are cores without a program, and by one where there is none; boots of the pool's have next to no weight beside programs.
 
 Knows the port, and three things more that a sandbox can do: `Waiting`.
 """
@@ -27,6 +26,8 @@ from crucible_executor.sandbox.port import Offerable, Sandbox, SandboxDriver, Sa
 MAX_AGE: Final = 600.0
 """Seconds that a sandbox waits at most; each a little more or less, so that not all are replaced at once."""
 AGE_JITTER: Final = 0.1
+COURTESY: Final = 0.03
+"""Seconds that a program gets to itself before its sandbox is replaced: most have ended by then, and undisturbed."""
 FIRST_BACKOFF: Final = 0.5
 LAST_BACKOFF: Final = 30.0
 """Seconds after a boot that failed."""
@@ -105,6 +106,7 @@ class SandboxPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._closing = False
+        self._not_before = 0.0
 
     @property
     def waiting(self) -> Mapping[str, int]:
@@ -141,8 +143,10 @@ class SandboxPool:
             sandbox, _ = shelf.ready.popleft()
             if sandbox.alive:
                 self.claims.ready += 1
+                self._not_before = time.monotonic() + COURTESY
                 return sandbox
             self._discard(sandbox)
+        self._not_before = 0.0
         for boot in self._boots:
             if boot.runtime == runtime and not boot.claimed:
                 sandbox = await self._adopt(boot)
@@ -188,6 +192,8 @@ class SandboxPool:
     def _wanting(self) -> str | None:
         """The runtime that lacks the most."""
         now = time.monotonic()
+        if now < self._not_before:
+            return None
         lacking = {
             name: self._size - len(shelf.ready) - sum(not boot.claimed for boot in self._boots if boot.runtime == name)
             for name, shelf in self._shelves.items()
@@ -200,7 +206,9 @@ class SandboxPool:
         """Seconds until something changes by time alone."""
         now = time.monotonic()
         moments = [expires for shelf in self._shelves.values() for _, expires in shelf.ready]
-        moments += [shelf.not_before for shelf in self._shelves.values() if shelf.not_before > now]
+        moments += [
+            each for each in (self._not_before, *(shelf.not_before for shelf in self._shelves.values())) if each > now
+        ]
         return max(0.0, min(moments) - now) if moments else None
 
     def _drop_old(self) -> None:

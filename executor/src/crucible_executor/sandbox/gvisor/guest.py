@@ -27,8 +27,8 @@ from crucible_executor.sandbox.gvisor.runsc import Runsc
 from crucible_executor.sandbox.gvisor.supervisor import Supervisor
 from crucible_executor.sandbox.image import BuiltImage
 
-BOOT_MEMORY_BYTES: Final = 256 * 1024 * 1024
-"""The limit until a program with its own is delivered."""
+OVERHEAD_BYTES: Final = 32 * 1024 * 1024
+"""Added to a program's memory and disk for the sentry, its stubs and what the kernel keeps for them."""
 LOG_BYTES: Final = 16 * 1024
 """Kept of each of runsc's logs; the rest is read and dropped."""
 NORMAL_WEIGHT: Final = 100
@@ -72,17 +72,21 @@ class Guest:
         self._log_readers: list[PipeReader] = []
         self._output_fds: list[int] = []
         self._limited = False
+        self._memory_bytes = self._processes = 0
         self._sentry = -1
 
     def start(self, image: BuiltImage, image_path: Path, disk_bytes: int, weight: int) -> None:
         """Take everything and start `runsc run`; raises OSError, CgroupError."""
-        maximum = image.definition.limits.maximum
+        limits = image.definition.limits.default
         self.cleanup.push("remove its folder", self._remove_dir)
         for folder in (self._dir, self._dir / "root", self._dir / "bundle"):
             folder.mkdir(mode=0o700)
         self.cleanup.push("remove its control group", self._remove_cgroup)
+        # The limits that most programs have, so that little is left to be done when one comes.
+        self._memory_bytes = memory_bound(limits.memory_bytes, disk_bytes)
+        self._processes = backstop(limits.processes)
         self.cgroup = self._ground.cgroups.create(
-            self.identity, memory_bytes=BOOT_MEMORY_BYTES + disk_bytes, processes=backstop(maximum.processes)
+            self.identity, memory_bytes=self._memory_bytes, processes=self._processes
         )
         self._limited = True
         if weight != NORMAL_WEIGHT:
@@ -150,6 +154,13 @@ class Guest:
             pass_fds=((channel, spec.CHANNEL_FD),),
             container=self.identity,
         )
+
+    def limit(self, memory_bytes: int, processes: int) -> None:
+        """Bound the whole sandbox by `memory_bound` and `backstop`; raises CgroupError."""
+        if memory_bytes != self._memory_bytes:
+            self.cgroup.limit_memory(memory_bytes)
+        if processes != self._processes:
+            self.cgroup.limit_processes(processes)
 
     def take_outputs(self) -> tuple[int, int]:
         """Hand over the descriptors of standard output and error: who takes them closes them."""
@@ -261,6 +272,11 @@ class Guest:
 def parent(pid: int) -> int:
     """The process that started this one; raises OSError."""
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+
+
+def memory_bound(memory_bytes: int, disk_bytes: int) -> int:
+    """What a sandbox may hold for a program with this memory and disk: files in its tmpfs are memory too."""
+    return memory_bytes + disk_bytes + OVERHEAD_BYTES
 
 
 def backstop(processes: int) -> int:

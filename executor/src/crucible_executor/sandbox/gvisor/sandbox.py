@@ -15,7 +15,7 @@ from typing import Final
 from crucible_executor.sandbox.capture import CappedLog, OutputCapture, PipeReader
 from crucible_executor.sandbox.cgroup import CgroupError, OomFacts
 from crucible_executor.sandbox.gvisor import bundle
-from crucible_executor.sandbox.gvisor.guest import AHEAD_WEIGHT, NORMAL_WEIGHT, Ground, Guest, backstop
+from crucible_executor.sandbox.gvisor.guest import AHEAD_WEIGHT, NORMAL_WEIGHT, Ground, Guest, backstop, memory_bound
 from crucible_executor.sandbox.image import BuiltImage
 from crucible_executor.sandbox.metering import Meter
 from crucible_executor.sandbox.port import (
@@ -32,8 +32,6 @@ from crucible_executor.sandbox.port import (
 )
 from crucible_executor.sandbox.verdict import Facts, Kill, judge
 
-OVERHEAD_BYTES: Final = 32 * 1024 * 1024
-"""Added to a program's memory and disk for the sentry, its stubs and what the kernel keeps for them."""
 SEND_TIMEOUT: Final = 30.0
 """Seconds for a waiting launcher to take its program."""
 SAID_BYTES: Final = 2048
@@ -96,7 +94,6 @@ class GvisorSandbox:
         self._captures: list[OutputCapture] = []
         self._wall_timer: asyncio.TimerHandle | None = None
         self._meter: Meter | None = None
-        self._oom_kills_before = 0
         self._weight = NORMAL_WEIGHT
 
     @property
@@ -123,6 +120,10 @@ class GvisorSandbox:
     def alive(self) -> bool:
         """See `Sandbox`."""
         return not self._ended.is_set() and self._state is not State.CLOSED
+
+    def cpu_seconds(self) -> float:
+        """CPU time that it took so far, its boot included; raises CgroupError."""
+        return self._guest.cgroup.cpu_seconds()
 
     async def boot(self) -> None:
         """Start it and wait for the launcher's word; the caller closes it, also after an error. Raises SandboxFault."""
@@ -171,13 +172,10 @@ class GvisorSandbox:
             raise InvalidProgramError(f"limits.disk_bytes: this sandbox was booted with {self._disk_bytes}")
         package = _PACKAGE[self._image.definition.launcher](launch)
         self._move(State.DELIVERING)
-        cgroup = self._guest.cgroup
         try:
             self._guest.thaw()
-            cgroup.limit_memory(limits.memory_bytes + limits.disk_bytes + OVERHEAD_BYTES)
-            cgroup.limit_processes(backstop(limits.processes))
-            self._oom_kills_before = cgroup.oom().kills
-            self._meter = Meter(cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)
+            self._guest.limit(memory_bound(limits.memory_bytes, limits.disk_bytes), backstop(limits.processes))
+            self._meter = Meter(self._guest.cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)
             self._meter.prime()
             self._start_capture(limits.output_bytes, sink)
             async with asyncio.timeout(SEND_TIMEOUT):
@@ -315,7 +313,7 @@ class GvisorSandbox:
                 launched=said.startswith(_GO),
                 cpu_exceeded=meter.cpu_exceeded,
                 output_exceeded=stdout.truncated or stderr.truncated,
-                oom_kills=oom.kills - self._oom_kills_before,
+                oom_kills=oom.kills,
                 memory_limit_reached=oom.limit_reached,
                 launcher_error=said[1:] if said.startswith(_ERROR) else "",
                 panic=self._guest.panic.text,
