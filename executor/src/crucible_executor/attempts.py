@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Protocol, runtime_checkable
+from typing import IO
 
 import uuid_utils
 from google.protobuf.message import DecodeError
@@ -31,7 +31,6 @@ from crucible_executor.sandbox.port import (
     SandboxDriver,
     SandboxFault,
     Stream,
-    UsageSample,
     Verdict,
 )
 
@@ -42,15 +41,6 @@ LAST_BACKOFF_SECONDS = 5.0
 """Between two tries to upload an output."""
 
 log = get_logger(__name__)
-
-
-@runtime_checkable
-class Metered(Protocol):
-    """A sandbox that can be asked for what its program uses now."""
-
-    def sample(self) -> UsageSample | None:
-        """The newest look at it; None before the first."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +199,11 @@ class Attempt:
             raise SandboxFault(Cause.INFRASTRUCTURE, f"the program's object {digest} cannot be had: {exc}") from exc
 
     async def _observed(self, sandbox: Sandbox) -> Verdict:
-        sampling = _Sampling(sandbox, self.journal) if isinstance(sandbox, Metered) else None
+        sampling = _Sampling(sandbox, self.journal)
         try:
             verdict = await sandbox.observe()
         finally:
-            if sampling is not None:
-                sampling.stop()
+            sampling.stop()
         finished = _nanoseconds(verdict.phases.finished)
         tracer = self._tools.tracer
         tracer.start_span("run", start_time=_nanoseconds(verdict.phases.started)).end(finished)
@@ -284,7 +273,7 @@ class Attempt:
 class _Sampling:
     """Looks at a running program each second, until it is stopped."""
 
-    def __init__(self, sandbox: Metered, journal: RunJournal) -> None:
+    def __init__(self, sandbox: Sandbox, journal: RunJournal) -> None:
         self._sandbox = sandbox
         self._journal = journal
         self._timer = asyncio.get_running_loop().call_later(SAMPLE_SECONDS, self._look)

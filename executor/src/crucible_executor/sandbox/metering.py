@@ -25,6 +25,8 @@ class Meter:
         self._on_exceeded = on_exceeded
         self._on_error = on_error
         self._samples: list[UsageSample] = []
+        self.latest: UsageSample | None = None
+        """The newest look."""
         self._stride = 1
         self._looks = 0
         self._peak = 0
@@ -75,8 +77,9 @@ class Meter:
             self._on_error(error)
             return
         self._peak = max(self._peak, memory)
+        self.latest = UsageSample(time.monotonic() - self._began, self._cpu, memory)
         if self._looks % self._stride == 0:
-            self._samples.append(UsageSample(time.monotonic() - self._began, self._cpu, memory))
+            self._samples.append(self.latest)
             if len(self._samples) > MAX_SAMPLES:
                 self._samples = self._samples[::2]
                 self._stride *= 2

@@ -258,6 +258,10 @@ class Sandbox(Protocol):
         """
         ...
 
+    def sample(self) -> UsageSample | None:
+        """The newest look at what its program uses; None before the first."""
+        ...
+
     def abandon(self) -> None:
         """Kill whatever runs, in any phase, at once; `deliver` and `observe` then raise SandboxAbandoned. Idempotent.
 

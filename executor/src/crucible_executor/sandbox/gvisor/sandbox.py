@@ -28,6 +28,7 @@ from crucible_executor.sandbox.port import (
     SandboxFault,
     SandboxLimits,
     Stream,
+    UsageSample,
     Verdict,
 )
 from crucible_executor.sandbox.verdict import Facts, Kill, judge
@@ -222,6 +223,10 @@ class GvisorSandbox:
                 Cause.INFRASTRUCTURE, f"the sandbox cannot be watched: {self._failure}"
             ) from self._failure
         return self._verdict(self._meter, oom)
+
+    def sample(self) -> UsageSample | None:
+        """See `Sandbox`."""
+        return self._meter.latest if self._meter is not None else None
 
     def abandon(self) -> None:
         """See `Sandbox`."""
