@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ from crucible_executor.sandbox.port import (
 SAMPLE_SECONDS = 1.0
 """Between two samples of a running program's usage."""
 FIRST_BACKOFF_SECONDS = 0.5
+STORING_SECONDS = 120.0
+"""How long a finished run tries to store its output."""
 LAST_BACKOFF_SECONDS = 5.0
 """Between two tries to upload an output."""
 
@@ -226,7 +229,10 @@ class Attempt:
         return attempt_pb2.RunFinished(result=result)
 
     async def _with_objects(self, verdict: Verdict) -> attempt_pb2.RunFinished | None:
-        """The verdict, once the outputs too long to be sent live are stored: tried until that works."""
+        """The verdict, once the outputs too long to be sent live are stored.
+
+        Raises SandboxFault when they were not for STORING_SECONDS: another attempt, elsewhere, may fare better.
+        """
         if self._stopped:
             return self._ending
         if self._output.failed:
@@ -243,11 +249,14 @@ class Attempt:
 
     async def _store(self, name: str, file: IO[bytes]) -> None:
         backoff = FIRST_BACKOFF_SECONDS
+        give_up = time.monotonic() + STORING_SECONDS
         while True:
             try:
                 await self._tools.objects.put(name, file)
             except ObjectError as exc:
                 log.warning("output.not_stored", **self._names(), error=repr(exc.__cause__))
+                if time.monotonic() > give_up:
+                    raise SandboxFault(Cause.INFRASTRUCTURE, "the object store did not take the output") from exc
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, LAST_BACKOFF_SECONDS)
             else:
