@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
 
-from crucible_testkit import NatsServer
+from crucible_testkit import NatsServer, PostgresServer
 
-from .scheduler_harness import Executor, Scheduler, Store, executor_on
+from .scheduler_harness import Executor, Scheduler, Store, executor_on, load_runtimes
 
 
 @pytest.fixture
-async def store(store_database_url: str, fresh_nats: NatsServer, tmp_path: Path) -> AsyncGenerator[Store]:
-    """A running store."""
-    made = Store(store_database_url, fresh_nats.url, tmp_path)
-    await made.load_runtimes()
-    async with made.process:
+def loaded_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A fresh database with the store's schema and the repository's runtimes."""
+    template = postgres_server.ensure_template("store_with_runtimes", load_runtimes)
+    with postgres_server.fresh_database(template=template) as url:
+        yield url
+
+
+@pytest.fixture
+async def store(loaded_database_url: str, fresh_nats: NatsServer, tmp_path: Path) -> AsyncGenerator[Store]:
+    """A serving store."""
+    async with Store(loaded_database_url, fresh_nats.url, tmp_path).inside() as made:
         yield made
 
 

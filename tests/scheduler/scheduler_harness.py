@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import nats.aio.msg
+import nats.errors
 from uuid_utils import uuid7
 
 from crucible.internal.v1 import attempt_pb2, heartbeat_pb2, job_pb2
@@ -29,22 +32,39 @@ from crucible.v1 import (
 from crucible_chassis.client import open_channel
 from crucible_chassis.messaging import Messaging, connect_messaging
 from crucible_chassis.process import Lifetime
+from crucible_chassis.settings import ServiceSettings
 from crucible_chassis.telemetry import start_telemetry
 from crucible_contracts import subjects
 from crucible_scheduler.app import serve
 from crucible_scheduler.settings import SchedulerSettings
+from crucible_store.app import serve as serve_store
+from crucible_store.settings import StoreSettings
 from crucible_testkit import ServiceProcess, free_port
+
+S = TypeVar("S", bound=ServiceSettings)
 
 SECONDS = 30.0
 RUNTIMES = Path(__file__).parents[2] / "deploy" / "runtimes"
 
 
+def load_runtimes(database_url: str) -> None:
+    """Migrates the database and loads the repository's runtimes, as an operator does."""
+    subprocess.run(
+        [sys.executable, "-m", "crucible_store", "migrate", "--runtimes", str(RUNTIMES)],
+        env={**os.environ, "CRUCIBLE_DATABASE_URL": database_url},
+        check=True,
+        timeout=120,
+    )
+
+
 class Store:
-    """A store as a process, with the runtimes of the repository."""
+    """A store, in this process or as one of its own."""
 
     def __init__(self, database_url: str, nats_url: str, folder: Path) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.database_url = database_url
+        self._nats_url = nats_url
+        self._folder = folder
         admin = f"127.0.0.1:{free_port()}"
         self.process = ServiceProcess(
             "crucible_store",
@@ -59,13 +79,40 @@ class Store:
             ready_url=f"http://{admin}/readyz",
         )
 
-    async def load_runtimes(self) -> None:
-        await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "crucible_store", "migrate", "--runtimes", str(RUNTIMES)],
-            env={**os.environ, "CRUCIBLE_DATABASE_URL": self.database_url},
-            check=True,
+    @asynccontextmanager
+    async def inside(self) -> AsyncGenerator[Store]:
+        """Serves in this process, which spares its start."""
+        settings = StoreSettings(
+            database_url=self.database_url,
+            nats_url=self._nats_url,
+            object_store_url=f"file://{self._folder}/objects",
+            grpc_listen=self.address,
+            admin_listen="127.0.0.1:0",
+            grace_seconds=2,
         )
+        async with living(Lifetime(settings, start_telemetry("store")), serve_store):
+            yield self
+
+
+@asynccontextmanager
+async def living(lifetime: Lifetime[S], serve: Callable[[Lifetime[S]], Awaitable[None]]) -> AsyncGenerator[None]:
+    """A service in this process, stopped at the end as a signal does; one that died fails the test."""
+
+    async def live() -> None:
+        async with lifetime.stack, lifetime.tasks:
+            await serve(lifetime)
+
+    task = asyncio.create_task(live())
+    try:
+        yield
+    finally:
+        lifetime.stopping.set()
+        if not lifetime.serving:
+            task.cancel()
+        await asyncio.wait({task})
+    assert not lifetime.failed
+    if not task.cancelled():
+        task.result()
 
 
 class Scheduler:
@@ -90,25 +137,12 @@ class Scheduler:
         self.commands = evaluation_service_pb2_grpc.EvaluationServiceStub(channel)
         self.queries = evaluation_query_service_pb2_grpc.EvaluationQueryServiceStub(store_channel)
 
-    async def live(self) -> None:
-        async with self.lifetime.stack, self.lifetime.tasks:
-            await serve(self.lifetime)
-
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Scheduler]:
-        task = asyncio.create_task(self.live())
-        try:
+        async with living(self.lifetime, serve):
             yield self
-        finally:
-            self.lifetime.stopping.set()
-            if not self.lifetime.serving:
-                task.cancel()
-            await asyncio.wait({task})
             for channel in self.channels:
                 await channel.close()
-        assert not self.lifetime.failed
-        if not task.cancelled():
-            task.result()
 
     async def until_serving(self) -> None:
         async with asyncio.timeout(SECONDS):
@@ -158,6 +192,15 @@ class Executor:
     async def job_and_headers(self) -> tuple[job_pb2.Job, dict[str, str]]:
         async with asyncio.timeout(SECONDS):
             return await self.jobs.get()
+
+    async def job_after_heartbeats(self) -> job_pb2.Job:
+        """Beats until a job comes, however many beats get no answer."""
+        async with asyncio.timeout(SECONDS):
+            while self.jobs.empty():
+                with contextlib.suppress(nats.errors.Error):
+                    await self.heartbeat()
+                await asyncio.sleep(0.1)
+        return (await self.jobs.get())[0]
 
     def run(self, job: job_pb2.Job) -> Run:
         return Run(self, job)
