@@ -143,7 +143,8 @@ class Run:
     def delivery(self, number: int, round_: int = 0) -> Delivery:
         """A message as it comes off the stream, first or again."""
         message_id = f"{self.id}.{number}" + (f".{round_}" if round_ else "")
-        return receive(f"crucible.attempts.{self.job.evaluation_id}", message_id, self.sent[number])
+        lease = (self.job.attempt, self.job.token)
+        return receive(f"crucible.attempts.{self.job.evaluation_id}", message_id, self.sent[number], lease=lease)
 
     def _send(
         self,

@@ -53,7 +53,11 @@ async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 
 
 async def publish(messaging: Messaging, *deliveries: Delivery) -> None:
     for delivery in deliveries:
-        await messaging.jetstream_publish(delivery.subject, delivery.data, message_id=delivery.message_id)
+        message = delivery.message
+        headers = {subjects.LEASE_HEADER: subjects.lease(message.attempt, message.token)} if message else {}
+        await messaging.jetstream_publish(
+            delivery.subject, delivery.data, message_id=delivery.message_id, headers=headers
+        )
 
 
 async def left(messaging: Messaging) -> int:
@@ -135,9 +139,10 @@ async def test_what_comes_twice_counts_once(own_store: Store) -> None:
 
 
 async def test_poison_is_set_aside_and_the_rest_goes_on(own_store: Store) -> None:
-    bad, worse, unread, good = [await queued_run(own_store) for _ in range(4)]
+    bad, worse, unread, never_read, good = [await queued_run(own_store) for _ in range(5)]
     deliveries = [bad.refused(), bad.unknown(), bad.verdict(), worse.started(), worse.refused_verdict()]
-    deliveries += [unread.started(), unread.garbled(), good.started(), good.output(), good.verdict()]
+    deliveries += [unread.started(), unread.garbled(), never_read.garbled()]
+    deliveries += [good.started(), good.output(), good.verdict()]
     deliveries.append(Delivery("crucible.attempts.nobody", "x.0", b"\xff", "", None))
     async with consuming(own_store):
         await publish(own_store.messaging, *deliveries)
@@ -145,17 +150,18 @@ async def test_poison_is_set_aside_and_the_rest_goes_on(own_store: Store) -> Non
         await eventually(lambda: completed(own_store, bad))
         await eventually(lambda: _is_empty(own_store))
     (parked,) = await own_store.execute("SELECT count(*) AS n FROM parked_messages")
-    assert parked.n == 5
+    assert parked.n == 6
     kinds = [
         event.WhichOneof("kind")
         for event in (await own_store.histories.page(bad.job.evaluation_id, after=0, size=0)).events
     ]
     assert kinds == ["queued", "dispatched", "message_parked", "message_parked", "finished"]
-    for judged in (worse, unread):
+    for judged in (worse, unread, never_read):
         found = await own_store.histories.get(judged.job.evaluation_id)
         assert found.status == evaluation_pb2.Evaluation.QUEUED
-        page = await own_store.histories.page(judged.job.evaluation_id, after=3, size=0)
-        assert [event.WhichOneof("kind") for event in page.events] == ["requeued"]
+        page = await own_store.histories.page(judged.job.evaluation_id, after=2, size=0)
+        kinds = [event.WhichOneof("kind") for event in page.events]
+        assert kinds == (["requeued"] if judged is never_read else ["started", "requeued"])
 
 
 async def test_a_database_that_was_away_gets_everything(fresh_nats: NatsServer, tmp_path: Path) -> None:

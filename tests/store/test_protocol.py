@@ -241,7 +241,7 @@ class Protocol(RuleBasedStateMachine):
         match kind:
             case "unknown":
                 return run.unknown()
-            case "garbled" if run.sent:
+            case "garbled":
                 return run.garbled()
             case "refused" if not run.sent:
                 return run.refused()
@@ -322,8 +322,8 @@ class Protocol(RuleBasedStateMachine):
         else:
             run.verdict()
         batch = [run.delivery(number, next(self.rounds)) for number in range(reply.next, len(run.sent))]
-        if any(delivery.message is None for delivery in batch):
-            return  # it may have been the last: such a run is given up
+        if any(delivery.message is not None and delivery.message.body is None for delivery in batch):
+            return  # one that cannot be read may have been the last: such a run is given up
         assert self._apply(batch) == []
         after = self._row(row.id)
         if fault:

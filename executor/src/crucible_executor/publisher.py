@@ -108,7 +108,7 @@ class RunJournal:
         self._envelope = envelope
         self._output = output
         self._outbox = outbox
-        self._headers = headers
+        self._headers = {**headers, subjects.LEASE_HEADER: subjects.lease(envelope.attempt, envelope.token)}
         self._heartbeat_seconds = heartbeat_seconds
         self._begun: attempt_pb2.AttemptMessage | None = None
         self._sample: attempt_pb2.AttemptMessage | None = None

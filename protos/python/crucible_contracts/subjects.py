@@ -22,6 +22,10 @@ HEARTBEAT_QUEUE_GROUP = "schedulers"
 
 QUEUE_NUDGES = "crucible.queue.*"
 
+MAX_ATTEMPT_DIGITS = 10
+LEASE_HEADER = "Crucible-Lease"
+"""On every message of a run, beside `Nats-Msg-Id`: what `lease` gives, so that one that cannot be read still counts."""
+
 
 def jobs(pool: str) -> str:
     """Jobs of a pool."""
@@ -36,6 +40,19 @@ def jobs_consumer(pool: str) -> str:
 def attempts(evaluation_id: str) -> str:
     """Messages of an evaluation's runs."""
     return f"crucible.attempts.{evaluation_id}"
+
+
+def lease(attempt: int, token: str) -> str:
+    """What `LEASE_HEADER` says of a run: `<attempt>.<token>`."""
+    return f"{attempt}.{token}"
+
+
+def read_lease(header: str) -> tuple[int, str] | None:
+    """The attempt and the token in what `LEASE_HEADER` says; None where it names none."""
+    attempt, _, token = header.partition(".")
+    if not (attempt.isascii() and attempt.isdigit() and len(attempt) < MAX_ATTEMPT_DIGITS and token):
+        return None
+    return int(attempt), token
 
 
 def events(tenant: str, evaluation_id: str) -> str:

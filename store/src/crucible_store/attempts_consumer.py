@@ -19,6 +19,7 @@ from prometheus_client import Counter, Histogram
 from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import MESSAGE_ID_HEADER, Messaging
 from crucible_chassis.telemetry import extract_context
+from crucible_contracts import subjects
 from crucible_store.attempts_stream import ACK_WAIT_SECONDS, Puller, ensure_stream
 from crucible_store.database import DatabaseAwayError
 from crucible_store.domain.folding import Fate
@@ -259,10 +260,15 @@ async def _tell(publish: Awaitable[None]) -> None:
 
 
 def _in_hand(message: Msg) -> _InHand:
-    metadata = message.metadata
+    metadata, headers = message.metadata, message.headers or {}
     return _InHand(
         message=message,
-        delivery=receive(message.subject, (message.headers or {}).get(MESSAGE_ID_HEADER, ""), message.data),
+        delivery=receive(
+            message.subject,
+            headers.get(MESSAGE_ID_HEADER, ""),
+            message.data,
+            lease=subjects.read_lease(headers.get(subjects.LEASE_HEADER, "")),
+        ),
         sequence=metadata.sequence.stream,
         deliveries=metadata.num_delivered,
         sent_at=metadata.timestamp.timestamp(),

@@ -11,7 +11,7 @@ from crucible_store import convert
 from crucible_store.convert import UnreadableError
 from crucible_store.database import Database, DataRefusedError
 from crucible_store.domain.folding import Fate, fold
-from crucible_store.domain.rows import Kind, Message, Row
+from crucible_store.domain.rows import Kind, Message
 from crucible_store.ledger.hot import Changes, Parked, lock, write
 
 MAX_PARKED_BYTES = 1024 * 1024
@@ -33,16 +33,7 @@ class Delivery:
     evaluation: str
     """Empty where neither message nor subject names one."""
     message: Message | None
-    """None: it cannot be decoded."""
-
-    @property
-    def named(self) -> tuple[str, int | None]:
-        """The run and the number, by the message or by its id; None where that names none."""
-        if self.message is not None:
-            return self.message.run, self.message.number
-        run, _, rest = self.message_id.partition(".")
-        number = rest.partition(".")[0]
-        return run, int(number) if number.isdecimal() and len(number) < MAX_DIGITS else None
+    """None: nothing tells which message of which run it is, so it belongs to no history."""
 
 
 @dataclass(slots=True)
@@ -54,15 +45,29 @@ class Applied:
     changes: Changes = field(default_factory=Changes)
 
 
-def receive(subject: str, message_id: str, data: bytes) -> Delivery:
-    """Reads a delivery. What cannot be read is told by its subject and its message id alone."""
+def receive(subject: str, message_id: str, data: bytes, *, lease: tuple[int, str] | None) -> Delivery:
+    """Reads a delivery; `lease` is the attempt and the token that its header names."""
     message_id = message_id.replace("\0", "")[:MAX_MESSAGE_ID_CHARS]
     try:
         evaluation, message = convert.message(data)
     except UnreadableError:
         named = subject.rpartition(".")[2]
-        return Delivery(subject, message_id, data, named if convert.is_uuid(named) else "", None)
+        evaluation = named if convert.is_uuid(named) else ""
+        message = _unreadable(message_id, lease) if evaluation else None
     return Delivery(subject, message_id, data, evaluation, message)
+
+
+def _unreadable(message_id: str, lease: tuple[int, str] | None) -> Message | None:
+    """Rule 16: a message that cannot be read is known by its headers, and counts.
+
+    It is taken for the run's last: if it was, nothing else would ever end this run, and a run that goes on after it
+    costs no more than its attempt.
+    """
+    run, _, rest = message_id.partition(".")
+    number = rest.partition(".")[0]
+    if lease is None or not convert.is_uuid(run) or not (number.isdecimal() and len(number) < MAX_DIGITS):
+        return None
+    return Message(*lease, run, int(number), Kind.FAULT, parked=True)
 
 
 async def apply(database: Database, deliveries: Sequence[Delivery], *, jitter: Callable[[], float]) -> list[Applied]:
@@ -92,7 +97,7 @@ async def _apply_alone(
         return [await database.transact(lambda c: _apply(c, part, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
-        for place, delivery in sorted(part, key=lambda item: item[1].named[1] or 0):
+        for place, delivery in sorted(part, key=lambda item: item[1].message.number if item[1].message else 0):
             try:
                 done.append(await database.transact(lambda c, one=[(place, delivery)]: _apply(c, one, jitter)))
             except DataRefusedError as exc:
@@ -122,16 +127,13 @@ async def _apply(
         if row is None or now is None:
             changes.parked += [_parked(delivery, refused) for _, delivery in part if delivery.message is None]
             continue
-        messages = _messages(part, row)
-        counting = [(item, message) for item, message in zip(part, messages, strict=True) if message is not None]
+        counting = [(item, item[1].message) for item in part if item[1].message is not None]
         folded = fold(row, [message for _, message in counting], now=now, jitter=jitter)
         for ((place, delivery), message), fate in zip(counting, folded.fates, strict=True):
             applied.fates[place] = fate
             if fate is Fate.APPLIED and message.parked:
                 changes.parked.append(_parked(delivery, refused))
-        changes.parked += [
-            _parked(delivery, refused) for (_, delivery), message in zip(part, messages, strict=True) if message is None
-        ]
+        changes.parked += [_parked(delivery, refused) for _, delivery in part if delivery.message is None]
         if not folded.changed:
             continue
         after = folded.row
@@ -147,28 +149,6 @@ async def _apply(
     if changes.rows or changes.parked:
         await write(connection, changes)
     return applied
-
-
-def _messages(part: Sequence[tuple[int, Delivery]], row: Row) -> list[Message | None]:
-    """The messages to fold; None for an unreadable one whose run is not known.
-
-    Of a message that cannot be read only its id is known; the lease it belongs to is told by the others of its run. It
-    is taken for the run's last: if it was, nothing would ever end this run, and a run that goes on after it costs no
-    more than its attempt.
-    """
-    leases = {} if row.run is None or row.token is None else {row.run: (row.attempt, row.token)}
-    for _, delivery in part:
-        if delivery.message is not None:
-            leases.setdefault(delivery.message.run, (delivery.message.attempt, delivery.message.token))
-    messages: list[Message | None] = []
-    for _, delivery in part:
-        run, number = delivery.named
-        lease = leases.get(run)
-        if delivery.message is not None or lease is None or number is None:
-            messages.append(delivery.message)
-        else:
-            messages.append(Message(*lease, run, number, Kind.FAULT, parked=True))
-    return messages
 
 
 def _parked(delivery: Delivery, reason: str) -> Parked:

@@ -23,7 +23,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class AttemptMessage(_message.Message):
     """One numbered message of a run. Published with `Nats-Msg-Id` = `<run>.<number>`, or `<run>.<number>.<round>` when it is
-    published again.
+    published again, and `Crucible-Lease` = `<attempt>.<token>`: a message that cannot be read is known by its subject and
+    these, and counts as a fault of its run.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
