@@ -22,6 +22,8 @@ WAIT_SECONDS = 20.0
 DOMAIN = "test.example"
 METHODS = ("Unary", "ServerStream", "ClientStream", "Bidi")
 MAX_TEXT = 32
+ALONE = "alone"
+"""A word of this text has no parts, by a rule of the message."""
 
 
 class Word(Protocol):
@@ -31,7 +33,7 @@ class Word(Protocol):
     parts: Sequence["Word"]
 
 
-def _file(name: str, package: str, *, bad_rule: bool = False) -> FileDescriptor:
+def _file(name: str, package: str, *, bad_rule: bool = False, nameless_rule: bool = False) -> FileDescriptor:
     file = descriptor_pb2.FileDescriptorProto(
         name=name, package=package, syntax="proto3", dependency=["buf/validate/validate.proto"]
     )
@@ -39,6 +41,10 @@ def _file(name: str, package: str, *, bad_rule: bool = False) -> FileDescriptor:
     text = message.field.add(name="text", number=1, type=9, label=1)
     text.options.Extensions[validate_pb2.field].string.max_len = MAX_TEXT
     message.field.add(name="parts", number=2, type=11, type_name=f".{package}.Word", label=3)
+    whole = message.options.Extensions[validate_pb2.message].cel.add()
+    whole.id = "nothing.of_it" if nameless_rule else "parts.without_text"
+    whole.message = "cannot stand beside the text alone"
+    whole.expression = f"this.text != '{ALONE}' || this.parts.size() == 0"
     if bad_rule:
         rule = text.options.Extensions[validate_pb2.field].cel.add()
         rule.id, rule.expression = "word.bad", "this.nonsense("
@@ -58,6 +64,7 @@ def _file(name: str, package: str, *, bad_rule: bool = False) -> FileDescriptor:
 
 ECHO = _file("test/echo.proto", "test.echo").services_by_name["Echo"]
 BROKEN = _file("test/broken.proto", "test.broken", bad_rule=True).services_by_name["Echo"]
+NAMELESS = _file("test/nameless.proto", "test.nameless", nameless_rule=True).services_by_name["Echo"]
 _Word: Any = message_factory.GetMessageClass(ECHO.methods_by_name["Unary"].input_type)
 
 

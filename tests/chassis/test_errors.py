@@ -7,7 +7,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 import pytest
-from echo_service import MAX_TEXT, Context, Echo, Word, eventually, running_echo, word
+from echo_service import ALONE, MAX_TEXT, Context, Echo, Word, eventually, running_echo, word
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
@@ -147,6 +147,15 @@ async def test_requests_are_checked_against_the_contract(kind: str) -> None:
         assert all(str(MAX_TEXT) in v.description for v in error.violations)
         assert str(MAX_TEXT) in error.message
         assert (await call(echo, kind, fine))[0].text == "fine"
+
+
+async def test_a_rule_of_a_whole_message_names_its_field() -> None:
+    async with running_echo() as echo:
+        inner = word(ALONE, parts=[word("a part")])
+        error = await failure(echo, "unary", word("fine", parts=[word("ok"), inner]))
+        assert error.violations == (FieldViolation("parts[1].parts", "cannot stand beside the text alone"),)
+        error = await failure(echo, "unary", inner)
+        assert [v.field for v in error.violations] == ["parts"]
 
 
 async def test_a_request_that_does_not_decode_is_the_callers_mistake() -> None:

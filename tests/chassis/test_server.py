@@ -10,6 +10,7 @@ import pytest
 from echo_service import (
     BROKEN,
     ECHO,
+    NAMELESS,
     Context,
     EchoServicer,
     EchoStub,
@@ -19,7 +20,7 @@ from echo_service import (
     running_echo,
     word,
 )
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -46,18 +47,21 @@ async def test_a_method_without_policy_refuses_the_start() -> None:
             pytest.fail("it started")
 
 
-async def test_a_rule_that_does_not_compile_refuses_the_start() -> None:
+@pytest.mark.parametrize(
+    ("service", "complaint"), [(BROKEN, r"test\.broken\.Word"), (NAMELESS, r"nothing\.of_it.*names no field")]
+)
+async def test_a_rule_that_is_wrong_refuses_the_start(service: ServiceDescriptor, complaint: str) -> None:
     def add(servicer: object, server: grpc.aio.Server) -> None:
         pass
 
     server = GrpcServer(
         "127.0.0.1:0",
-        [Registration(BROKEN, add, object())],
+        [Registration(service, add, object())],
         error_domain="d",
         method_policy=lambda m: m,
         telemetry=start_telemetry("t"),
     )
-    with pytest.raises(BadContractError, match=r"test\.broken\.Word"):
+    with pytest.raises(BadContractError, match=complaint):
         async with server:
             pytest.fail("it started")
 

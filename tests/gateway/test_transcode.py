@@ -12,8 +12,8 @@ import pytest
 from gateway_harness import Context, GatewayUnderTest, Recorder
 
 from crucible.v1 import evaluation_query_service_pb2, evaluation_service_pb2, runtime_service_pb2
-from crucible.v1.evaluation_pb2 import Evaluation
-from crucible.v1.execution_pb2 import ExecutionResult
+from crucible.v1.evaluation_pb2 import Evaluation, File
+from crucible.v1.execution_pb2 import ExecutionResult, Output
 from crucible_chassis.errors import FieldViolation, ServiceError, invalid_argument
 
 ID = "01900000-0000-7000-8000-000000000000"
@@ -58,10 +58,29 @@ async def test_defaults_are_printed_and_unspecified_enums_are_not(upstream: Reco
     upstream.prepare("GetEvaluation", Evaluation(id=ID, status=Evaluation.COMPLETED, result=result))
     answer = (await http.get(f"/v1/evaluations/{ID}")).json()["result"]
     assert answer["exitCode"] == 0
-    assert answer["stdout"] == {"text": "", "sizeBytes": "0", "sha256": "", "truncated": False, "lossy": False}
+    assert answer["stdout"] == {"sizeBytes": "0", "sha256": "", "truncated": False, "lossy": False}
     assert answer["findings"] == [{"outcome": "SUCCEEDED", "detail": ""}]
     assert "cause" not in answer
     assert "UNSPECIFIED" not in json.dumps(answer)
+
+
+async def test_what_a_list_leaves_out_is_absent_and_what_is_empty_is_not(
+    upstream: Recorder, http: httpx.AsyncClient
+) -> None:
+    silent = ExecutionResult(stdout=Output(text=""), stderr=Output(text=""))
+    page = evaluation_query_service_pb2.ListEvaluationsResponse()
+    page.evaluations.add(result=ExecutionResult(stdout=Output(), stderr=Output()))
+    upstream.prepare("ListEvaluations", page)
+    (listed,) = (await http.get("/v1/evaluations")).json()["evaluations"]
+    assert not {"source", "files", "stdin", "stdinBytes"} & listed.keys()
+    assert "text" not in listed["result"]["stdout"]
+    assert listed["args"] == [], "what lists hold is there, empty as it is"
+    upstream.prepare("GetEvaluation", Evaluation(id=ID, source="", result=silent))
+    whole = (await http.get(f"/v1/evaluations/{ID}")).json()
+    assert (whole["source"], whole["result"]["stdout"]["text"], whole["result"]["stderr"]["text"]) == ("", "", "")
+    assert "files" not in whole
+    upstream.prepare("GetEvaluation", Evaluation(id=ID, files=[File(path="main.py", text="")]))
+    assert (await http.get(f"/v1/evaluations/{ID}")).json()["files"] == [{"path": "main.py", "text": ""}]
 
 
 async def test_query_takes_both_spellings(upstream: Recorder, http: httpx.AsyncClient) -> None:
@@ -245,11 +264,34 @@ async def test_a_batchs_violations_name_the_item(upstream: Recorder, http: httpx
     assert fields == {"requests[1].evaluation.limits.openFiles", "requests[1].requestId"}
 
 
-async def test_a_rule_of_the_whole_body_has_no_field(upstream: Recorder, http: httpx.AsyncClient) -> None:
-    response = await http.post("/v1/evaluations", json={"runtime": "python"})
-    assert response.json()["errors"] == [
-        {"field": "", "message": "set either source or files, not both and not neither"}
-    ]
+FILE = {"path": "main.py", "text": ""}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        ({}, "source", "as source, or as files"),
+        ({"source": "", "files": [FILE]}, "files", "beside source"),
+        ({"files": [FILE, {"path": "a", "data": ""}, FILE]}, "files", "the path main.py may stand only once"),
+        ({"files": [FILE], "entrypoint": "other.py"}, "entrypoint", "one of files"),
+        ({"source": "", "entrypoint": "main.py"}, "entrypoint", "goes with files"),
+        ({"files": [FILE, {"path": "a"}]}, "files[1].text", "as text, or as data"),
+        ({"files": [FILE, {"path": "/etc/passwd", "text": ""}]}, "files[1].path", "relative path"),
+        ({"files": [FILE, {"path": "a\0b", "text": ""}]}, "files[1].path", "relative path"),
+        ({"source": "", "stdin": "", "stdinBytes": ""}, "stdinBytes", "beside stdin"),
+        ({"source": "", "args": ["a", "b", "c", "d\0"]}, "args[3]", "NUL"),
+        ({"source": "", "env": {"A": "", "B": "\0"}}, 'env["B"]', "NUL"),
+        ({"source": "", "labels": {"team": "\0"}}, 'labels["team"]', "NUL"),
+    ],
+)
+async def test_every_rule_of_the_contract_names_its_field(
+    upstream: Recorder, http: httpx.AsyncClient, body: dict[str, Any], field: str, words: str
+) -> None:
+    response = await http.post("/v1/evaluations", json={"runtime": "python"} | body)
+    assert response.status_code == 400
+    (error,) = response.json()["errors"]
+    assert error["field"] == field
+    assert words in error["message"]
 
 
 async def test_an_id_that_is_none_is_the_contracts_400(upstream: Recorder, http: httpx.AsyncClient) -> None:

@@ -190,10 +190,20 @@ async def test_lists_leave_out_what_may_be_large(store: Store) -> None:
     await finish(store, text="output")
     (found,) = (await listed(store)).evaluations
     assert not found.HasField("source")
-    assert (found.result.stdout.text, found.result.stdout.size_bytes) == ("", 6)
+    assert (found.result.stdout.HasField("text"), found.result.stdout.size_bytes) == (False, 6)
     assert dict(found.labels) == {"a": "b"}
     whole = await store.histories.get(found.id)
     assert (whole.source, whole.result.stdout.text) == ("x" * 5000, "output")
+
+
+async def test_a_program_that_wrote_nothing_has_an_empty_text(store: Store) -> None:
+    which = await make(store)
+    run = await store.run()
+    await store.apply(run.started(), run.verdict(text=""))
+    whole = await store.histories.get(which)
+    assert (whole.result.stdout.HasField("text"), whole.result.stdout.text) == (True, "")
+    (found,) = (await listed(store)).evaluations
+    assert not found.result.stdout.HasField("text")
 
 
 async def test_a_watch_has_neither_gap_nor_repeat_while_others_write(store: Store) -> None:

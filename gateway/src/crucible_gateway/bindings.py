@@ -16,8 +16,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from crucible_chassis.errors import ServiceError, invalid_argument
+from crucible_contracts.proto_json import map_entry
 from crucible_gateway import json_reader
-from crucible_gateway.contract import BODY_WHOLE, REQUEST_ID, Route, is_text, is_wrapper, map_entry
+from crucible_gateway.contract import BODY_WHOLE, REQUEST_ID, Route, is_text, is_wrapper
 from crucible_gateway.exchange import JSON, LARGE_BYTES, Exchange
 from crucible_gateway.json_reader import Faults, WrongValueError
 from crucible_gateway.problems import fault

@@ -87,14 +87,6 @@ def type_name(field: FieldDescriptor) -> str:
     return field.message_type.full_name if field.message_type is not None else ""
 
 
-def map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
-    """Key and value of a map; None for other fields."""
-    message = field.message_type
-    if not field.is_repeated or message is None or not message.GetOptions().map_entry:
-        return None
-    return message.fields_by_name["key"], message.fields_by_name["value"]
-
-
 def resolve(message: Descriptor, field_path: str) -> FieldDescriptor | None:
     """The field at a dotted path of proto names; None where there is none, or a repeated one is on the way."""
     field: FieldDescriptor | None = None

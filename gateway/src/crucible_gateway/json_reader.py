@@ -21,7 +21,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from crucible_chassis.errors import FieldViolation
-from crucible_gateway.contract import is_text, is_wrapper, map_entry
+from crucible_contracts.proto_json import map_entry
+from crucible_gateway.contract import is_text, is_wrapper
 
 MAX_FAULTS = 20
 """Faults named of one request."""

@@ -12,9 +12,10 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from buf.validate import validate_pb2
 from crucible.v1 import error_reason_pb2
+from crucible_contracts.proto_json import map_entry
 from crucible_gateway import problems
 from crucible_gateway.bindings import IDEMPOTENCY_KEY, LAST_EVENT_ID
-from crucible_gateway.contract import BODY_WHOLE, REQUEST_ID, Kind, Route, is_text, is_wrapper, map_entry, resolve
+from crucible_gateway.contract import BODY_WHOLE, REQUEST_ID, Kind, Route, is_text, is_wrapper, resolve
 from crucible_gateway.descriptions import describe
 from crucible_gateway.exchange import JSON
 from crucible_gateway.sse import EVENT_STREAM, JSON_LINES

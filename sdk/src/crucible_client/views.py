@@ -92,7 +92,7 @@ class Output:
 
     @property
     def text(self) -> str:
-        """The first and the last 32 KiB, invalid bytes replaced."""
+        """The first and the last 32 KiB, invalid bytes replaced. Empty in lists, which leave it out."""
         return self.proto.text
 
     @property

@@ -290,7 +290,7 @@ def result(verdict: Message) -> StoredResult:
     for name in ("stdout", "stderr"):
         if body.finished.result.HasField(name):
             getattr(bulk, name).text = getattr(summary, name).text
-            getattr(summary, name).text = ""
+            getattr(summary, name).ClearField("text")
     return StoredResult(int(summary.outcome), summary.SerializeToString(), bulk.SerializeToString())
 
 
@@ -316,6 +316,11 @@ def evaluation(row: Columns, *, now: datetime, pool: PoolState | None) -> evalua
         proto.status_reason = _reason(Reason(reason))
     if row["result_summary"] is not None:
         proto.result.MergeFromString(row["result_summary"] + row["result_bulk"])
+        if row["result_bulk"]:
+            # Rows of a time when the text had no presence: there an empty one is not written.
+            for name in ("stdout", "stderr"):
+                if proto.result.HasField(name) and not getattr(proto.result, name).HasField("text"):
+                    getattr(proto.result, name).text = ""
     return proto
 
 

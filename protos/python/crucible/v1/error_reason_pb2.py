@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63rucible/v1/error_reason.proto\x12\x0b\x63rucible.v1*\xf2\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n\rINVALID_FIELD\x10\x01\x12\x13\n\x0fUNKNOWN_RUNTIME\x10\x02\x12\x13\n\x0fLIMIT_TOO_LARGE\x10\x03\x12\x18\n\x14\x45VALUATION_NOT_FOUND\x10\x04\x12\x15\n\x11REQUEST_ID_REUSED\x10\x05\x12\x14\n\x10\x45VALUATION_FINAL\x10\x06\x12\x19\n\x15\x45VALUATION_NOT_FAILED\x10\x07\x12\x19\n\x15RANGE_NOT_SATISFIABLE\x10\x08\x12\x16\n\x12INVALID_PAGE_TOKEN\x10\t\x12\x12\n\x0eINVALID_FILTER\x10\n\x12\x1a\n\x16\x44\x45PENDENCY_UNAVAILABLE\x10\x0b\x12\x0c\n\x08INTERNAL\x10\x0c\x12\x12\n\x0eMALFORMED_BODY\x10\r\x12\x13\n\x0fROUTE_NOT_FOUND\x10\x0e\x12\x16\n\x12METHOD_NOT_ALLOWED\x10\x0f\x12\x1a\n\x16UNSUPPORTED_MEDIA_TYPE\x10\x10\x12\x12\n\x0e\x42ODY_TOO_LARGE\x10\x11\x12\x14\n\x10HOST_NOT_ALLOWED\x10\x12\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x13\x12\x17\n\x13\x43\x41NCELLED_BY_CLIENT\x10\x14\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63rucible/v1/error_reason.proto\x12\x0b\x63rucible.v1*\x9b\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x11\n\rINVALID_FIELD\x10\x01\x12\x13\n\x0fUNKNOWN_RUNTIME\x10\x02\x12\x13\n\x0fLIMIT_TOO_LARGE\x10\x03\x12\x18\n\x14\x45VALUATION_NOT_FOUND\x10\x04\x12\x15\n\x11REQUEST_ID_REUSED\x10\x05\x12\x14\n\x10\x45VALUATION_FINAL\x10\x06\x12\x19\n\x15\x45VALUATION_NOT_FAILED\x10\x07\x12\x19\n\x15RANGE_NOT_SATISFIABLE\x10\x08\x12\x16\n\x12INVALID_PAGE_TOKEN\x10\t\x12\x12\n\x0eINVALID_FILTER\x10\n\x12\x1a\n\x16\x44\x45PENDENCY_UNAVAILABLE\x10\x0b\x12\x0c\n\x08INTERNAL\x10\x0c\x12\x12\n\x0eMALFORMED_BODY\x10\r\x12\x13\n\x0fROUTE_NOT_FOUND\x10\x0e\x12\x16\n\x12METHOD_NOT_ALLOWED\x10\x0f\x12\x1a\n\x16UNSUPPORTED_MEDIA_TYPE\x10\x10\x12\x12\n\x0e\x42ODY_TOO_LARGE\x10\x11\x12\x14\n\x10HOST_NOT_ALLOWED\x10\x12\x12\x15\n\x11\x44\x45\x41\x44LINE_EXCEEDED\x10\x13\x12\x17\n\x13\x43\x41NCELLED_BY_CLIENT\x10\x14\x12\x15\n\x11HEADERS_TOO_LARGE\x10\x15\x12\x10\n\x0cURL_TOO_LONG\x10\x16\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crucible.v1.error_reason_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=48
-  _globals['_ERRORREASON']._serialized_end=546
+  _globals['_ERRORREASON']._serialized_end=587
 # @@protoc_insertion_point(module_scope)

@@ -231,7 +231,7 @@ class Evaluation(_message.Message):
     """The W3C trace that follows it: 32 hex digits."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]:
-        """The program as files, laid out under its working folder. Up to 100."""
+        """The program as files, laid out under its working folder. Up to 100, each path once."""
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

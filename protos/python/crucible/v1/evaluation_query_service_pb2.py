@@ -31,7 +31,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*crucible/v1/evaluation_query_service.proto\x12\x0b\x63rucible.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63rucible/v1/evaluation.proto\x1a\x17\x63rucible/v1/event.proto\x1a\x18\x63rucible/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\"0\n\x14GetEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"\xe0\x01\n\x16ListEvaluationsRequest\x12 \n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10R\x06\x66ilter\x12R\n\x08order_by\x18\x02 \x01(\tB7\xbaH4r2R\x00R\x0b\x63reate_timeR\x0f\x63reate_time ascR\x10\x63reate_time descR\x07orderBy\x12\'\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\tpageToken\"|\n\x17ListEvaluationsResponse\x12\x39\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.crucible.v1.EvaluationR\x0b\x65valuations\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x86\x01\n\x15WaitEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12G\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00H\x00R\x07timeout\x88\x01\x01\x42\n\n\x08_timeout\"\x9b\x01\n\x11ListEventsRequest\x12-\n\revaluation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x65valuationId\x12.\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rafterSequence\x12\'\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\"T\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.crucible.v1.EventR\x06\x65vents\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"w\n\x16WatchEvaluationRequest\x12-\n\revaluation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x65valuationId\x12.\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rafterSequence\"\xa8\x01\n\x11ReadOutputRequest\x12-\n\revaluation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x65valuationId\x12-\n\x06stream\x18\x02 \x01(\tB\x15\xbaH\x12r\x10R\x06stdoutR\x06stderrR\x06stream\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x1d\n\x05limit\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x05limit\"x\n\x0bOutputSlice\x12\x16\n\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n\x06length\x18\x02 \x01(\x03R\x06length\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x1a\n\x08\x63omplete\x18\x04 \x01(\x08R\x08\x63omplete2\xd6\x06\n\x16\x45valuationQueryService\x12r\n\rGetEvaluation\x12!.crucible.v1.GetEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"%\x8a\xce\x18\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/evaluations/{id}\x12}\n\x0fListEvaluations\x12#.crucible.v1.ListEvaluationsRequest\x1a$.crucible.v1.ListEvaluationsResponse\"\x1f\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/evaluations\x12y\n\x0eWaitEvaluation\x12\".crucible.v1.WaitEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"*\x8a\xce\x18\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/evaluations/{id}:wait\x12\x85\x01\n\nListEvents\x12\x1e.crucible.v1.ListEventsRequest\x1a\x1f.crucible.v1.ListEventsResponse\"6\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02(\x12&/v1/evaluations/{evaluation_id}/events\x12\xac\x01\n\x0fWatchEvaluation\x12#.crucible.v1.WatchEvaluationRequest\x1a\x12.crucible.v1.Event\"^\x8a\xce\x18&\n\x02\x01\x02\x12 \n\x08sequence\x12\x0e\x61\x66ter_sequence\x1a\x04kind\x82\xd3\xe4\x93\x02.\x12,/v1/evaluations/{evaluation_id}/events:watch0\x01\x12\x96\x01\n\nReadOutput\x12\x1e.crucible.v1.ReadOutputRequest\x1a\x14.google.api.HttpBody\"P\x8a\xce\x18\x15\n\x02\x01\x02\x1a\x0f\n\x06offset\x12\x05limit\x82\xd3\xe4\x93\x02\x31\x12//v1/evaluations/{evaluation_id}/output/{stream}0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*crucible/v1/evaluation_query_service.proto\x12\x0b\x63rucible.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63rucible/v1/evaluation.proto\x1a\x17\x63rucible/v1/event.proto\x1a\x18\x63rucible/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1egoogle/protobuf/duration.proto\"0\n\x14GetEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"\xe1\x01\n\x16ListEvaluationsRequest\x12 \n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10R\x06\x66ilter\x12S\n\x08order_by\x18\x02 \x01(\tB8\xbaH5r0R\x0b\x63reate_timeR\x0f\x63reate_time ascR\x10\x63reate_time desc\xd8\x01\x01R\x07orderBy\x12\'\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\x12\'\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\tpageToken\"|\n\x17ListEvaluationsResponse\x12\x39\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.crucible.v1.EvaluationR\x0b\x65valuations\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x86\x01\n\x15WaitEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\x12G\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00H\x00R\x07timeout\x88\x01\x01\x42\n\n\x08_timeout\"\x9b\x01\n\x11ListEventsRequest\x12-\n\revaluation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x65valuationId\x12.\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rafterSequence\x12\'\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00R\x08pageSize\"T\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.crucible.v1.EventR\x06\x65vents\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"w\n\x16WatchEvaluationRequest\x12-\n\revaluation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x65valuationId\x12.\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00R\rafterSequence\"\xa8\x01\n\x11ReadOutputRequest\x12-\n\revaluation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x65valuationId\x12-\n\x06stream\x18\x02 \x01(\tB\x15\xbaH\x12r\x10R\x06stdoutR\x06stderrR\x06stream\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x1d\n\x05limit\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00R\x05limit\"x\n\x0bOutputSlice\x12\x16\n\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n\x06length\x18\x02 \x01(\x03R\x06length\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x1a\n\x08\x63omplete\x18\x04 \x01(\x08R\x08\x63omplete2\xd6\x06\n\x16\x45valuationQueryService\x12r\n\rGetEvaluation\x12!.crucible.v1.GetEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"%\x8a\xce\x18\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/evaluations/{id}\x12}\n\x0fListEvaluations\x12#.crucible.v1.ListEvaluationsRequest\x1a$.crucible.v1.ListEvaluationsResponse\"\x1f\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/evaluations\x12y\n\x0eWaitEvaluation\x12\".crucible.v1.WaitEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"*\x8a\xce\x18\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/evaluations/{id}:wait\x12\x85\x01\n\nListEvents\x12\x1e.crucible.v1.ListEventsRequest\x1a\x1f.crucible.v1.ListEventsResponse\"6\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02(\x12&/v1/evaluations/{evaluation_id}/events\x12\xac\x01\n\x0fWatchEvaluation\x12#.crucible.v1.WatchEvaluationRequest\x1a\x12.crucible.v1.Event\"^\x8a\xce\x18&\n\x02\x01\x02\x12 \n\x08sequence\x12\x0e\x61\x66ter_sequence\x1a\x04kind\x82\xd3\xe4\x93\x02.\x12,/v1/evaluations/{evaluation_id}/events:watch0\x01\x12\x96\x01\n\nReadOutput\x12\x1e.crucible.v1.ReadOutputRequest\x1a\x14.google.api.HttpBody\"P\x8a\xce\x18\x15\n\x02\x01\x02\x1a\x0f\n\x06offset\x12\x05limit\x82\xd3\xe4\x93\x02\x31\x12//v1/evaluations/{evaluation_id}/output/{stream}0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['filter']._loaded_options = None
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003(\200\020'
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['order_by']._loaded_options = None
-  _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['order_by']._serialized_options = b'\272H4r2R\000R\013create_timeR\017create_time ascR\020create_time desc'
+  _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['order_by']._serialized_options = b'\272H5r0R\013create_timeR\017create_time ascR\020create_time desc\330\001\001'
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTEVALUATIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -83,21 +83,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETEVALUATIONREQUEST']._serialized_start=258
   _globals['_GETEVALUATIONREQUEST']._serialized_end=306
   _globals['_LISTEVALUATIONSREQUEST']._serialized_start=309
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=533
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=535
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=659
-  _globals['_WAITEVALUATIONREQUEST']._serialized_start=662
-  _globals['_WAITEVALUATIONREQUEST']._serialized_end=796
-  _globals['_LISTEVENTSREQUEST']._serialized_start=799
-  _globals['_LISTEVENTSREQUEST']._serialized_end=954
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=956
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1040
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1042
-  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1161
-  _globals['_READOUTPUTREQUEST']._serialized_start=1164
-  _globals['_READOUTPUTREQUEST']._serialized_end=1332
-  _globals['_OUTPUTSLICE']._serialized_start=1334
-  _globals['_OUTPUTSLICE']._serialized_end=1454
-  _globals['_EVALUATIONQUERYSERVICE']._serialized_start=1457
-  _globals['_EVALUATIONQUERYSERVICE']._serialized_end=2311
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=534
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=536
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=660
+  _globals['_WAITEVALUATIONREQUEST']._serialized_start=663
+  _globals['_WAITEVALUATIONREQUEST']._serialized_end=797
+  _globals['_LISTEVENTSREQUEST']._serialized_start=800
+  _globals['_LISTEVENTSREQUEST']._serialized_end=955
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=957
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1041
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_start=1043
+  _globals['_WATCHEVALUATIONREQUEST']._serialized_end=1162
+  _globals['_READOUTPUTREQUEST']._serialized_start=1165
+  _globals['_READOUTPUTREQUEST']._serialized_end=1333
+  _globals['_OUTPUTSLICE']._serialized_start=1335
+  _globals['_OUTPUTSLICE']._serialized_end=1455
+  _globals['_EVALUATIONQUERYSERVICE']._serialized_start=1458
+  _globals['_EVALUATIONQUERYSERVICE']._serialized_end=2312
 # @@protoc_insertion_point(module_scope)

@@ -54,8 +54,13 @@ class ListEvaluationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
-    """Comparisons joined by AND, a subset of AIP-160: `status = "COMPLETED"`, `runtime = "python"`, `labels.team = "red"`,
-    `create_time >= "2026-01-31T00:00:00Z"` (also `>`, `<`, `<=`); `!=` for all but times. Up to 2,048 bytes.
+    """Up to 32 comparisons joined by AND, a subset of AIP-160, such as
+    `status = "COMPLETED" AND result.outcome != "SUCCEEDED" AND labels.team = "red"`. Up to 2,048 bytes.
+
+    `runtime`, `labels.<name>` (in quotes where the name is no plain word) and the enums `status`, `priority`, `cause`
+    and `result.outcome`, whose values stand at `Evaluation` and `ExecutionResult`, take `=` and `!=`; `!=` holds as
+    well where there is no value. `create_time` takes `=`, `<`, `<=`, `>`, `>=` and an RFC 3339 time in quotes:
+    `create_time >= "2026-01-31T00:00:00Z"`.
     """
     order_by: _builtins.str
     """`create_time desc` (the default) or `create_time`."""

@@ -88,7 +88,7 @@ class EvaluationQueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists evaluations page by page. What may be large is left out: `source`, `files`, `stdin`, `stdin_bytes` and the
+        """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
         `text` of the outputs.
 
         INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.

@@ -43,7 +43,7 @@ class EvaluationQueryServiceStub:
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
     """Gives one evaluation whole."""
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEvaluationsRequest, _evaluation_query_service_pb2.ListEvaluationsResponse]
-    """Lists evaluations page by page. What may be large is left out: `source`, `files`, `stdin`, `stdin_bytes` and the
+    """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
     `text` of the outputs.
 
     INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
@@ -75,7 +75,7 @@ class EvaluationQueryServiceAsyncStub(EvaluationQueryServiceStub):
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
     """Gives one evaluation whole."""
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEvaluationsRequest, _evaluation_query_service_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
-    """Lists evaluations page by page. What may be large is left out: `source`, `files`, `stdin`, `stdin_bytes` and the
+    """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
     `text` of the outputs.
 
     INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
@@ -116,7 +116,7 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.ListEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_query_service_pb2.ListEvaluationsResponse, _abc.Awaitable[_evaluation_query_service_pb2.ListEvaluationsResponse]]:
-        """Lists evaluations page by page. What may be large is left out: `source`, `files`, `stdin`, `stdin_bytes` and the
+        """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
         `text` of the outputs.
 
         INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.

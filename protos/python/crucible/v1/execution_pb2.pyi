@@ -235,7 +235,7 @@ class Output(_message.Message):
     LOSSY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The first and the last 32 KiB as UTF-8; invalid bytes and NUL are shown as U+FFFD. Where bytes between the two are
-    left out, a line `[... N bytes left out ...]` stands in their place.
+    left out, a line `[... N bytes left out ...]` stands in their place. Absent in lists; empty where nothing was written.
     """
     size_bytes: _builtins.int
     """Bytes kept, at most `limits.output_bytes`."""
@@ -248,17 +248,19 @@ class Output(_message.Message):
     def __init__(
         self,
         *,
-        text: _builtins.str = ...,
+        text: _builtins.str | None = ...,
         size_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
         truncated: _builtins.bool = ...,
         lossy: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lossy", b"lossy", "sha256", b"sha256", "size_bytes", b"size_bytes", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "lossy", b"lossy", "sha256", b"sha256", "size_bytes", b"size_bytes", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
+    _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
 
 Global___Output: _TypeAlias = Output  # noqa: Y015
 

@@ -158,6 +158,9 @@ class ByteRange(_message.Message):
 
 Global___ByteRange: _TypeAlias = ByteRange  # noqa: Y015
 
+ABSENT_WHEN_EMPTY_FIELD_NUMBER: _builtins.int
 POLICY_FIELD_NUMBER: _builtins.int
+absent_when_empty: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
+"""An empty list of this field says that it is not there: JSON leaves it out, where other empty lists are printed."""
 policy: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodPolicy]
 """The policy of a method. Field number from the range for internal use within one organisation."""

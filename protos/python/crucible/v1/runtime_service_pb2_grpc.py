@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class RuntimeServiceStub:
     """Reads of runtimes.
+
+    Errors: UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL.
     """
 
     def __init__(self, channel):
@@ -44,6 +46,8 @@ class RuntimeServiceStub:
 
 class RuntimeServiceServicer:
     """Reads of runtimes.
+
+    Errors: UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL.
     """
 
     def ListRuntimes(self, request, context):
@@ -71,6 +75,8 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RuntimeService:
     """Reads of runtimes.
+
+    Errors: UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL.
     """
 
     @staticmethod

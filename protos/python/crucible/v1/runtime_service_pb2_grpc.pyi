@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RuntimeServiceStub:
-    """Reads of runtimes."""
+    """Reads of runtimes.
+
+    Errors: UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +41,20 @@ class RuntimeServiceStub:
 
 @_typing.type_check_only
 class RuntimeServiceAsyncStub(RuntimeServiceStub):
-    """Reads of runtimes."""
+    """Reads of runtimes.
+
+    Errors: UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRuntimes: _aio.UnaryUnaryMultiCallable[_runtime_service_pb2.ListRuntimesRequest, _runtime_service_pb2.ListRuntimesResponse]  # type: ignore[assignment]
     """Lists the runtimes the platform knows, by name."""
 
 class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads of runtimes."""
+    """Reads of runtimes.
+
+    Errors: UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL.
+    """
 
     @_abc_1.abstractmethod
     def ListRuntimes(

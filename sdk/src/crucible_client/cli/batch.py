@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from google.protobuf.json_format import MessageToDict
 
 from crucible_client.cli.batch_file import BadLine, Line, read_batch
 from crucible_client.cli.progress import Progress, show_progress
@@ -22,6 +21,7 @@ from crucible_client.cli.target import Target
 from crucible_client.client import Client
 from crucible_client.errors import CrucibleError, InvalidRequestError, UserError
 from crucible_client.views import Evaluation, Status
+from crucible_contracts.proto_json import write_value
 
 SUBMIT_TOGETHER = 100
 """Lines in one call at most."""
@@ -154,7 +154,7 @@ class _Batch:
         message.CopyFrom(evaluation.proto)
         for name in _ECHOED:
             message.ClearField(name)
-        self._write(line, {"evaluation": MessageToDict(message, always_print_fields_with_no_presence=True)})
+        self._write(line, {"evaluation": write_value(message)})
         self.statuses[evaluation.status] += 1
         done = sum(self.statuses.values()) + len({bad.number for bad in self.refused})
         self.progress.show(done=done, failed=done - self.statuses[Status.COMPLETED])

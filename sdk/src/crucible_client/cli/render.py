@@ -5,6 +5,7 @@ What programs and callers wrote is shown without control characters: it must not
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -13,11 +14,11 @@ from itertools import pairwise
 from typing import IO
 
 import click
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 from crucible_client.cli.units import show_bytes, show_seconds
 from crucible_client.views import Evaluation, Event, Result, Status
+from crucible_contracts.proto_json import write_value
 
 OUTPUT_SHOWN = 200
 """Characters of a piece of output in the line of its event."""
@@ -26,8 +27,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def json_text(message: Message, *, indent: int | None = None) -> str:
-    """Proto3 JSON as the REST gateway writes it: lowerCamelCase, defaults printed."""
-    return MessageToJson(message, always_print_fields_with_no_presence=True, indent=indent, ensure_ascii=True)
+    """JSON as the REST gateway writes it."""
+    return json.dumps(write_value(message), indent=indent)
 
 
 def echo_json(message: Message) -> None:
