@@ -77,6 +77,11 @@ async def test_a_bad_body_is_told_what_is_wrong(
         ("GET", "/v1/evaluations/", {}, b"", 404, "ROUTE_NOT_FOUND"),
         ("GET", f"/v1/evaluations/{ID}:nonsense", {}, b"", 404, "ROUTE_NOT_FOUND"),
         ("GET", "/" + "a/" * 5000, {}, b"", 404, "ROUTE_NOT_FOUND"),
+        ("GET", "/" + "a" * 17_000, {}, b"", 414, "URL_TOO_LONG"),
+        ("GET", "/v1/evaluations?filter=" + "a" * 40_000, {}, b"", 414, "URL_TOO_LONG"),
+        ("GET", "/v1/evaluations", {"x": "a" * 40_000}, b"", 431, "HEADERS_TOO_LARGE"),
+        ("GET", "/v1/evaluations?filter=" + "a" * 10_000, {"x": "a" * 30_000}, b"", 431, "HEADERS_TOO_LARGE"),
+        ("PUT", "/", {}, b"", 405, "METHOD_NOT_ALLOWED"),
         ("PUT", "/v1/evaluations", JSON, b"{}", 405, "METHOD_NOT_ALLOWED"),
         ("OPTIONS", "/v1/evaluations", {}, b"", 405, "METHOD_NOT_ALLOWED"),
         ("BREW", "/v1/evaluations", {}, b"", 405, "METHOD_NOT_ALLOWED"),
@@ -131,7 +136,7 @@ async def test_a_wrong_request_gets_its_code(
     assert response.status_code == status, response.text
     problem = response.json()
     assert (problem["status"], problem["reason"]) == (status, reason)
-    assert problem["trace_id"] == response.headers["crucible-trace-id"]
+    assert problem["traceId"] == response.headers["crucible-trace-id"]
     assert "access-control-allow-origin" not in response.headers
     assert not upstream.asked
 
@@ -224,8 +229,6 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     [
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
         b"POST /v1/evaluations HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/evaluations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01",
@@ -236,6 +239,34 @@ async def test_what_is_no_http_is_refused(gateway: GatewayUnderTest, data: bytes
     answer = await gateway.raw(data)
     assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403")), answer[:80]
     assert b"Traceback" not in answer
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(b"GET /", 414), (b"GET /%s HTTP/1.1\r\nX: " % (b"a" * 20_000), 414), (b"GET / HTTP/1.1\r\nX: ", 431)],
+)
+async def test_a_head_too_large_to_be_read_is_a_problem_too(
+    gateway: GatewayUnderTest, data: bytes, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        for piece in (data, *[b"a" * 11_000] * 3):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.05)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in head
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert problem["metadata"] == {"maximumBytes": {414: "16384", 431: "32768"}[status]}
+
+
+async def test_the_root_leads_to_the_documentation(http: httpx.AsyncClient) -> None:
+    for method in ("GET", "HEAD"):
+        response = await http.request(method, "/")
+        assert (response.status_code, response.headers["location"]) == (302, "/docs")
 
 
 async def test_a_head_of_any_size_is_not_gathered(gateway: GatewayUnderTest) -> None:

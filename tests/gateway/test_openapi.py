@@ -88,11 +88,26 @@ def test_failures_come_from_the_contracts_words(api: dict[str, Any]) -> None:
     assert "UNKNOWN_RUNTIME" in create["400"]["description"]
     assert "REQUEST_ID_REUSED" in create["409"]["description"]
     assert {"413", "415", "503", "default"} <= set(create)
+    cancel = api["paths"]["/v1/evaluations/{id}:cancel"]["post"]["responses"]
+    assert "EVALUATION_FINAL" in cancel["409"]["description"]
     run = api["paths"]["/v1/evaluations:run"]["post"]["responses"]
     assert "REQUEST_ID_REUSED" in run["409"]["description"], "its comment refers to create's"
     assert "404" not in api["paths"]["/v1/evaluations"]["get"]["responses"]
     output = api["paths"]["/v1/evaluations/{evaluation_id}/output/{stream}"]["get"]["responses"]
     assert {"200", "206", "404", "416"} <= set(output)
+
+
+def test_every_operation_tells_what_any_request_may_meet(api: dict[str, Any]) -> None:
+    for path, methods in api["paths"].items():
+        for item in methods.values():
+            assert {"400", "403", "414", "431", "500", "503", "504"} <= set(item["responses"]), path
+
+
+def test_the_filter_language_is_described(api: dict[str, Any]) -> None:
+    parameters = {each["name"]: each for each in api["paths"]["/v1/evaluations"]["get"]["parameters"]}
+    for name in ("runtime", "labels.<name>", "status", "priority", "cause", "result.outcome", "create_time"):
+        assert f"`{name}`" in parameters["filter"]["description"]
+    assert parameters["order_by"]["schema"]["enum"] == ["create_time", "create_time asc", "create_time desc"]
 
 
 def test_every_reason_has_a_title_and_a_code() -> None:

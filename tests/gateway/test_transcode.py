@@ -208,7 +208,7 @@ async def test_every_code_has_its_status(
         "detail": "words",
         "reason": "EVALUATION_NOT_FOUND",
         "metadata": {"a": "b"},
-        "trace_id": response.headers["crucible-trace-id"],
+        "traceId": response.headers["crucible-trace-id"],
     }
 
 
@@ -234,7 +234,7 @@ async def test_what_a_servicer_did_not_mean_to_say_is_not_said(upstream: Recorde
     assert response.status_code == 500
     assert "hunter2" not in response.text
     assert response.json()["reason"] == "INTERNAL"
-    assert response.json()["metadata"]["trace_id"] == response.headers["crucible-trace-id"]
+    assert response.json()["metadata"]["traceId"] == response.headers["crucible-trace-id"]
 
 
 async def test_the_contracts_violations_are_named_as_they_were_written(
@@ -255,6 +255,17 @@ async def test_the_contracts_violations_are_named_as_they_were_written(
     assert {"limits.memoryBytes", "files[0].path", "timeout", 'env["A.B [x]"]'} <= fields, fields
     assert "memory_bytes" not in response.text
     assert "4294967296" in problem["detail"] + json.dumps(problem["errors"])
+
+
+@pytest.mark.parametrize(("verb", "reason"), [("cancel", "EVALUATION_FINAL"), ("requeue", "EVALUATION_NOT_FAILED")])
+async def test_a_state_that_stands_against_it_is_a_conflict(
+    upstream: Recorder, http: httpx.AsyncClient, verb: str, reason: str
+) -> None:
+    refusal = ServiceError(grpc.StatusCode.FAILED_PRECONDITION, reason, "no", metadata={"status": "COMPLETED"})
+    upstream.prepare(f"{verb.capitalize()}Evaluation", refusal)
+    response = await http.post(f"/v1/evaluations/{ID}:{verb}")
+    assert (response.status_code, response.json()["reason"]) == (409, reason)
+    assert response.json()["metadata"] == {"status": "COMPLETED"}
 
 
 async def test_a_batchs_violations_name_the_item(upstream: Recorder, http: httpx.AsyncClient) -> None:

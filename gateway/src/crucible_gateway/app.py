@@ -17,7 +17,7 @@ from crucible_gateway.byte_stream import ByteStreamer
 from crucible_gateway.contract import Kind, Route, routes
 from crucible_gateway.edge import Edge
 from crucible_gateway.exchange import Drain
-from crucible_gateway.http_rule import Router, parse_template
+from crucible_gateway.http_rule import Router, Template, parse_template
 from crucible_gateway.settings import GatewaySettings
 from crucible_gateway.sse import EventStreamer
 from crucible_gateway.transcode import Handler, Transcoder
@@ -31,6 +31,9 @@ STORE_SERVICES = (
 
 LAST_CALL_SECONDS = 1.0
 """So long before the grace is over those who still wait are told to come again."""
+
+ROOT = Template("/", segments=("",), variables=(), verb="")
+"""A path that no rpc can state."""
 
 log = get_logger(__name__)
 
@@ -86,6 +89,7 @@ def build_router(upstreams: Sequence[Upstream], drain: Drain) -> Router[Handler]
     }
     for path, handler in own.items():
         router.add("GET", parse_template(path), handler)
+    router.add("GET", ROOT, pages.Redirect("/docs"))
     return router
 
 

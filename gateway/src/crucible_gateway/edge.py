@@ -17,7 +17,7 @@ from crucible_chassis.logs import get_logger
 from crucible_chassis.telemetry import Telemetry, extract_context
 from crucible_gateway.exchange import ClientGoneError, Drain, Exchange
 from crucible_gateway.http_rule import Match, NoMatch, PathError, Router
-from crucible_gateway.http_server import MAX_HEAD_BYTES
+from crucible_gateway.http_server import MAX_HEAD_BYTES, MAX_URL_BYTES, head_too_large
 from crucible_gateway.problems import fault, internal
 from crucible_gateway.transcode import Handler
 
@@ -149,10 +149,10 @@ class Edge:
 
 def _check_head(exchange: Exchange) -> None:
     # uvicorn bounds only a head that comes in pieces.
-    length = len(exchange.raw_path) + len(exchange.query)
-    length += sum(len(name) + len(value) for name, value in exchange.headers.raw)
-    if length > MAX_HEAD_BYTES:
-        raise fault("INVALID_FIELD", f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
+    url = len(exchange.raw_path) + len(exchange.query)
+    headers = sum(len(name) + len(value) for name, value in exchange.headers.raw)
+    if url + headers > MAX_HEAD_BYTES or url > MAX_URL_BYTES:
+        raise head_too_large(url)
 
 
 def _variables(found: Match[Handler]) -> Mapping[str, str]:

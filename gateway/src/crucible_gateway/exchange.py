@@ -7,14 +7,13 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-import grpc
 from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from crucible_chassis.errors import ServiceError
 from crucible_gateway import json_writer
-from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem
+from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem, too_large
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 LARGE_BYTES = 128 * 1024
@@ -182,9 +181,4 @@ class TaskScope:
 
 
 def _too_large() -> ServiceError:
-    return ServiceError(
-        grpc.StatusCode.OUT_OF_RANGE,
-        "BODY_TOO_LARGE",
-        f"the body is larger than {MAX_BODY_BYTES} bytes",
-        metadata={"maximum_bytes": str(MAX_BODY_BYTES)},
-    )
+    return too_large("BODY_TOO_LARGE", "the body is larger", MAX_BODY_BYTES)

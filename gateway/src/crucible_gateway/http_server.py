@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import resource
 import socket
+import sys
 from collections.abc import Generator
 
 import h11
@@ -13,8 +15,14 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from crucible_chassis.errors import ServiceError
+from crucible_gateway import json_writer
+from crucible_gateway.problems import CONTENT_TYPE, problem, too_large
+
 MAX_HEAD_BYTES = 32 * 1024
 """Of request line and headers together."""
+MAX_URL_BYTES = 16 * 1024
+"""Of path and query."""
 MAX_CONNECTIONS = 10_000
 """More are answered 503."""
 HEAD_SECONDS = 10.0
@@ -55,6 +63,13 @@ def address_of(sock: socket.socket) -> str:
     """`host:port` that a socket listens on."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def head_too_large(url_bytes: int) -> ServiceError:
+    """What to say of a head over its bounds, by what of it is the URL."""
+    if url_bytes > MAX_URL_BYTES:
+        return too_large("URL_TOO_LONG", "path and query are longer", MAX_URL_BYTES)
+    return too_large("HEADERS_TOO_LARGE", "the request's headers are larger", MAX_HEAD_BYTES)
 
 
 class HttpServer(uvicorn.Server):
@@ -110,6 +125,25 @@ class PatientH11Protocol(H11Protocol):
         """The end."""
         self._disarm()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What h11 could not read: a head too large for it is a problem like any other, garbage gets one line."""
+        cause = sys.exception()
+        if not isinstance(cause, h11.RemoteProtocolError) or cause.error_status_hint != http.HTTPStatus(431):
+            super().send_400_response(msg)
+            return
+        seen, _ = self.conn.trailing_data
+        shown = problem(head_too_large(len(seen.partition(b"\n")[0])))
+        body = json_writer.encode(shown.document)
+        headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), "connection": "close"}
+        response = h11.Response(
+            status_code=shown.status,
+            headers=list(headers.items()),
+            reason=http.HTTPStatus(shown.status).phrase.encode(),
+        )
+        for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _check(self) -> None:
         if not self._owes_us():

@@ -189,7 +189,15 @@ def _reasons(route: Route) -> dict[str, int]:
     words = f"{describe(service.full_name)} {describe(route.rpc.full_name)}"
     for other in _AS_OTHER.findall(words):
         words += " " + describe(f"{service.full_name}.{other}")
-    named = set(_WORD.findall(words)) | {"INVALID_FIELD", "HOST_NOT_ALLOWED", "DEADLINE_EXCEEDED"}
+    named = set(_WORD.findall(words)) | {
+        "INVALID_FIELD",
+        "HOST_NOT_ALLOWED",
+        "URL_TOO_LONG",
+        "HEADERS_TOO_LARGE",
+        "INTERNAL",
+        "DEPENDENCY_UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+    }
     if route.body:
         named |= {"MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE"}
     found: dict[str, int] = {}
@@ -396,7 +404,11 @@ def _problem_schema() -> Schema:
             "status": {"type": "integer"},
             "detail": {**text, "description": "What went wrong this time."},
             "reason": {**text, "description": "What programs decide by.", "examples": reasons[:1]},
-            "metadata": {"type": "object", "additionalProperties": text},
+            "metadata": {
+                "type": "object",
+                "description": "What belongs to the reason.",
+                "additionalProperties": text,
+            },
             "errors": {
                 "type": "array",
                 "description": "Each field that is wrong, named as the caller wrote it.",
@@ -406,6 +418,6 @@ def _problem_schema() -> Schema:
                     "properties": {"field": text, "message": text},
                 },
             },
-            "trace_id": {**text, "description": "What an operator needs to find it."},
+            "traceId": {**text, "description": "What an operator needs to find it."},
         },
     }

@@ -37,6 +37,18 @@ class Page:
         await exchange.answer(200, self._body, self._content_type, self._headers)
 
 
+class Redirect:
+    """Leads to another page."""
+
+    def __init__(self, location: str) -> None:
+        self._headers = (NO_STORE, ("location", location))
+
+    async def handle(self, exchange: Exchange, variables: Mapping[str, str]) -> None:
+        """302."""
+        await exchange.refuse_body()
+        await exchange.answer(302, b"", TEXT, self._headers)
+
+
 class Health:
     """`/healthz`: the process runs."""
 

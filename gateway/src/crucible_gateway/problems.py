@@ -46,11 +46,16 @@ STATUS: Mapping[grpc.StatusCode, int] = {
 
 STATUS_OF_REASON: Mapping[str, int] = {
     "METHOD_NOT_ALLOWED": 405,
+    # The state of the resource stands against it, and nothing is wrong with the request.
+    "EVALUATION_FINAL": 409,
+    "EVALUATION_NOT_FAILED": 409,
     "BODY_TOO_LARGE": 413,
+    "URL_TOO_LONG": 414,
     "UNSUPPORTED_MEDIA_TYPE": 415,
     "RANGE_NOT_SATISFIABLE": 416,
+    "HEADERS_TOO_LARGE": 431,
 }
-"""Reasons for which HTTP has a word of its own."""
+"""Reasons for which HTTP has a better word than for their code."""
 
 _PHRASES = {499: "Client Closed Request"}
 
@@ -77,6 +82,13 @@ def fault(reason: str, message: str, *, field: str = "", metadata: Mapping[str, 
     return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, reason, message, metadata=metadata, violations=violations)
 
 
+def too_large(reason: str, what: str, maximum: int) -> ServiceError:
+    """OUT_OF_RANGE: something of the request is larger than `maximum` bytes."""
+    return ServiceError(
+        grpc.StatusCode.OUT_OF_RANGE, reason, f"{what} than {maximum} bytes", metadata={"maximum_bytes": str(maximum)}
+    )
+
+
 def problem(error: ServiceError) -> Problem:
     """The document of a failure, with the trace of the current span."""
     error = _normal(error)
@@ -90,13 +102,13 @@ def problem(error: ServiceError) -> Problem:
         "status": status,
         "detail": detail,
         "reason": error.reason,
-        "metadata": dict(error.metadata),
+        "metadata": {_camel_case(key): value for key, value in error.metadata.items()},
     }
     if error.violations:
         document["errors"] = [{"field": each.field, "message": each.description} for each in error.violations]
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
-        document["trace_id"] = trace.format_trace_id(span.trace_id)
+        document["traceId"] = trace.format_trace_id(span.trace_id)
     headers: list[tuple[str, str]] = []
     if error.retry_after is not None:
         headers.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
@@ -180,6 +192,12 @@ def _json_path(path: str, message: Descriptor) -> str:
         at = inner
         rest = rest.removeprefix(".")
     return ".".join(parts)
+
+
+def _camel_case(name: str) -> str:
+    """As all names are written in JSON: `maximum_bytes` as `maximumBytes`."""
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)
 
 
 def _summary(violations: Sequence[FieldViolation]) -> str:

@@ -1,4 +1,4 @@
-"""Messages into the one JSON that all of Crucible shows: proto3 JSON with defaults printed, and what is not said absent.
+"""Messages into the one JSON that Crucible shows: proto3 JSON with defaults printed, and what is not said left out.
 
 Left out are enum fields that are 0, which by the contract's convention means "not said", and empty lists of fields that
 state `absent_when_empty`. A field with presence that is not set is absent, as everywhere in proto3 JSON.
