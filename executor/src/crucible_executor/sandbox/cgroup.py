@@ -114,6 +114,10 @@ class CgroupTree(Protocol):
         """Make a sandbox's group with its limits in force."""
         ...
 
+    def group(self, name: str) -> Cgroup:
+        """A sandbox's group by its name, there or not; its figures are for everybody to read."""
+        ...
+
     def existing(self) -> Sequence[Cgroup]:
         """The groups found under the tree, the supervisors' included: what a dead executor left."""
         ...

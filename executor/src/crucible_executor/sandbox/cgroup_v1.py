@@ -136,12 +136,13 @@ class CgroupTreeV1:
         """See `CgroupTree`."""
         for root in self._roots.values():
             cgroup.make(root / name)
-        group = self._group(name)
+        group = self.group(name)
         group.limit_memory(memory_bytes)
         group.limit_processes(processes)
         return group
 
-    def _group(self, name: str) -> CgroupV1:
+    def group(self, name: str) -> CgroupV1:
+        """See `CgroupTree`."""
         folders = {controller: root / name for controller, root in self._roots.items()}
         memory, pids, cpu, cpuacct = (folders[controller] for controller in CONTROLLERS)
         return CgroupV1(memory, pids, cpu, cpuacct, self._roots["memory"] / SUPERVISORS)
@@ -150,7 +151,7 @@ class CgroupTreeV1:
         """See `CgroupTree`."""
         roots = [root for root in self._roots.values() if root.is_dir()]
         names = {entry.name for root in roots for entry in root.iterdir() if entry.is_dir()}
-        return [self._group(name) for name in sorted(names)]
+        return [self.group(name) for name in sorted(names)]
 
     def remove(self) -> None:
         """See `CgroupTree`."""

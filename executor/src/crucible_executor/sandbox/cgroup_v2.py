@@ -121,19 +121,20 @@ class CgroupTreeV2:
         """See `CgroupTree`."""
         folder = self._root / name
         cgroup.make(folder)
-        group = self._group(name)
+        group = self.group(name)
         group.limit_memory(memory_bytes)
         group.limit_processes(processes)
         return group
 
-    def _group(self, name: str) -> CgroupV2:
+    def group(self, name: str) -> CgroupV2:
+        """See `CgroupTree`."""
         return CgroupV2(self._root / name, self._root / SUPERVISORS)
 
     def existing(self) -> Sequence[Cgroup]:
         """See `CgroupTree`."""
         if not self._root.is_dir():
             return []
-        return [self._group(entry.name) for entry in sorted(self._root.iterdir()) if entry.is_dir()]
+        return [self.group(entry.name) for entry in sorted(self._root.iterdir()) if entry.is_dir()]
 
     def remove(self) -> None:
         """See `CgroupTree`."""

@@ -22,11 +22,16 @@ PREFIX: Final = "executor-"
 _LOCK: Final = "lock"
 
 
+def folder_name(identity: str) -> str:
+    """Name of an executor's folder, and of its control groups."""
+    return f"{PREFIX}{identity}"
+
+
 class Instance:
     """One executor's folder under the state folder, and its control groups; both are its own while the lock is held."""
 
     def __init__(self, state_root: Path, cgroup_parent: str, identity: str) -> None:
-        self.dir = state_root / f"{PREFIX}{identity}"
+        self.dir = state_root / folder_name(identity)
         self.cgroups: CgroupTree = open_cgroup_tree(cgroup_parent, self.dir.name)
         self._state_root = state_root
         self._lock = -1

@@ -36,9 +36,8 @@ class Meter:
         self._timer: asyncio.TimerHandle | None = None
 
     def prime(self) -> None:
-        """Note what was used before the program; call it just before delivery."""
+        """Note what was used before the program; call it just before delivery, when a new peak was begun."""
         self._cpu_before = self._cgroup.cpu_seconds()
-        self._cgroup.reset_peak()
 
     def start(self) -> None:
         """Begin: the run counts from now."""

@@ -10,11 +10,10 @@ from typing import Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+from crucible_executor.sandbox.command_line import command_line
 from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits
 
 LauncherKind = Literal["python", "sh"]
-
-ENTRYPOINT = "{entrypoint}"
 
 
 class _Strict(BaseModel):
@@ -82,9 +81,8 @@ class RuntimeDefinition(_Strict):
     self_test: SelfTest
 
     def argv(self, entrypoint: str, args: tuple[str, ...]) -> tuple[str, ...]:
-        """The command line of a program; an entrypoint that looks like an option is not taken for one."""
-        path = f"./{entrypoint}" if entrypoint.startswith("-") else entrypoint
-        return (*(word.replace(ENTRYPOINT, path) for word in self.command), *args)
+        """The command line of a program."""
+        return command_line(self.command, entrypoint, args)
 
     def self_test_program(self) -> Program:
         """The self-test as a program."""

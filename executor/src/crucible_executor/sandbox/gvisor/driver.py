@@ -1,4 +1,4 @@
-"""The gVisor driver of one executor: opens its ground, sweeps what dead ones left, boots sandboxes, tests runtimes."""
+"""The gVisor driver of one executor: has its launcher boot sandboxes, runs programs in them, tests runtimes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from crucible_executor.sandbox import leftovers
-from crucible_executor.sandbox.cgroup import CgroupError
-from crucible_executor.sandbox.gvisor.guest import Ground
-from crucible_executor.sandbox.gvisor.runsc import Runsc, RunscError
+from crucible_executor.sandbox.cgroup import CgroupError, CgroupTree, open_cgroup_tree
+from crucible_executor.sandbox.gvisor.link import Link
 from crucible_executor.sandbox.gvisor.sandbox import GvisorSandbox
 from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, BuiltImage, ImageStore
-from crucible_executor.sandbox.leftovers import Instance
+from crucible_executor.sandbox.launcher.config import LauncherConfig
+from crucible_executor.sandbox.launcher.process import LauncherProcess, start_launcher
+from crucible_executor.sandbox.leftovers import folder_name
 from crucible_executor.sandbox.port import Cause, Offerable, Outcome, RuntimeOffer, SandboxError, SandboxFault, Stream
 from crucible_executor.sandbox.run import run_program
 
@@ -41,25 +41,49 @@ class GvisorConfig:
     platform: str = "systrap"
     boot_timeout: float = 30.0
     """Seconds."""
+    deadline_grace: float = 10.0
+    """Seconds beyond its wall time after which a launcher ends a sandbox unasked."""
+    unclaimed_age: float = 900.0
+    """Seconds that a sandbox may be there without a program: more than any pool keeps one."""
+    sweep_interval: float = 60.0
+    """Seconds between two sweeps of what dead executors left."""
+
+    def for_launcher(self) -> LauncherConfig:
+        """What its launcher is told."""
+        return LauncherConfig(
+            images_dir=self.images_dir.absolute(),
+            state_root=self.state_root,
+            image_record=DEFAULT_STATE_ROOT / "verified-images",
+            cgroup_parent=self.cgroup_parent,
+            instance=self.instance,
+            runsc=self.runsc,
+            platform=self.platform,
+            deadline_grace=self.deadline_grace,
+            unclaimed_age=self.unclaimed_age,
+            sweep_interval=self.sweep_interval,
+        )
 
 
 class GvisorDriver:
     """See `SandboxDriver`, the port. Made by `open_driver`."""
 
-    def __init__(self, images: ImageStore, ground: Ground) -> None:
+    def __init__(
+        self, images: ImageStore, link: Link, cgroups: CgroupTree, runsc_version: str, boot_timeout: float
+    ) -> None:
         self.images = images
-        self._ground = ground
+        self.runsc_version = runsc_version
+        """Of the installed binary."""
+        self.cgroup_version = cgroups.version
+        """1 or 2."""
+        self._link = link
+        self._cgroups = cgroups
+        self._boot_timeout = boot_timeout
         self._sandboxes: set[GvisorSandbox] = set()
 
     @property
-    def runsc_version(self) -> str:
-        """Of the installed binary."""
-        return self._ground.runsc.version
-
-    @property
-    def cgroup_version(self) -> int:
-        """1 or 2."""
-        return self._ground.cgroups.version
+    def launcher_pid(self) -> int:
+        """The process that holds the privileges."""
+        return self._link.pid
 
     @property
     def sandboxes(self) -> frozenset[GvisorSandbox]:
@@ -83,9 +107,18 @@ class GvisorDriver:
         return sandbox
 
     async def _new(self, runtime: str, disk_bytes: int) -> GvisorSandbox:
-        image, path = await asyncio.to_thread(self.images.find, runtime)
+        image = self.images.index().runtimes.get(runtime)
+        if image is None:
+            raise SandboxFault(Cause.IMAGE, f"no image of runtime {runtime!r} under {self.images.folder}")
+        identity = secrets.token_hex(_ID_BYTES)
         sandbox = GvisorSandbox(
-            secrets.token_hex(_ID_BYTES), self._ground, image, path, disk_bytes, self._sandboxes.discard
+            identity,
+            self._link,
+            self._cgroups.group(identity),
+            image,
+            disk_bytes,
+            boot_timeout=self._boot_timeout,
+            on_closed=self._sandboxes.discard,
         )
         self._sandboxes.add(sandbox)
         return sandbox
@@ -153,32 +186,24 @@ def _offer(image: BuiltImage) -> RuntimeOffer:
 
 
 @asynccontextmanager
-async def open_driver(config: GvisorConfig, images: ImageStore | None = None) -> AsyncGenerator[GvisorDriver]:
-    """Sweep what dead executors left, take this one's ground, and give all of it back at the end.
+async def open_driver(
+    config: GvisorConfig, images: ImageStore | None = None, launcher: LauncherProcess | None = None
+) -> AsyncGenerator[GvisorDriver]:
+    """A driver with its launcher, and at the end the launcher's removal of all that it made.
 
-    `images` is for those who open several drivers: it remembers which images it hashed already. Use this in the thread
-    that lives as long as the executor: its sandboxes are killed when that thread ends. Raises
-    SandboxFault(INFRASTRUCTURE) when this machine cannot run sandboxes.
+    `launcher` is one that was started for this configuration before privileges were given up; without it one is
+    started here. Raises SandboxFault(INFRASTRUCTURE) when this machine cannot run sandboxes.
     """
     async with AsyncExitStack() as stack:
         try:
-            runsc = await asyncio.to_thread(Runsc.probe, config.runsc)
-            await asyncio.to_thread(leftovers.sweep, config.state_root, config.cgroup_parent)
-            instance = Instance(config.state_root, config.cgroup_parent, config.instance)
-            stack.callback(instance.give_back)
-            instance.take()
-            empty_root = instance.dir / "empty"
-            empty_root.mkdir(mode=0o700)
-        except (RunscError, CgroupError, OSError) as error:
+            link = Link(launcher or start_launcher(config.for_launcher()))
+            stack.push_async_callback(link.close)
+            opened = await link.opened()
+            cgroups = open_cgroup_tree(config.cgroup_parent, folder_name(config.instance))
+        except (CgroupError, OSError) as error:
             raise SandboxFault(Cause.INFRASTRUCTURE, str(error)) from error
-        ground = Ground(
-            instance_dir=instance.dir,
-            empty_root=empty_root,
-            cgroups=instance.cgroups,
-            runsc=runsc,
-            platform=config.platform,
-            boot_timeout=config.boot_timeout,
+        driver = GvisorDriver(
+            images or ImageStore(config.images_dir), link, cgroups, opened["runsc"], config.boot_timeout
         )
-        driver = GvisorDriver(images or ImageStore(config.images_dir), ground)
         stack.push_async_callback(driver.close)
         yield driver

@@ -12,11 +12,9 @@ us, up to a second, when the socket is full; should it drop a point all the same
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 INIT_THREAD_GROUP: Final = 1
@@ -27,15 +25,6 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _CLONE, _TASK_EXIT = 2, 5  # message types
 _CONTEXT_FIELD, _STATUS_FIELD, _THREAD_GROUP_FIELD = 1, 2, 4  # of a task's exit, and of its context
 _CREATED_GROUP_FIELD = 4  # of a clone
-
-
-def session_config(endpoint: Path) -> str:
-    """What `--pod-init-config` names: send the endpoint each task's beginning and exit."""
-    # Fields that a release does not know make it send nothing at all, silently: these have been there from the start.
-    points = [{"name": "sentry/task_exit", "context_fields": ["group_id"]}, {"name": "sentry/clone"}]
-    patience = {"retries": 25, "backoff": "1ms", "backoff_max": "50ms"}
-    sink = {"name": "remote", "config": {"endpoint": str(endpoint), **patience}}
-    return json.dumps({"trace_session": {"name": "Default", "points": points, "sinks": [sink]}})
 
 
 class InitThreads:
@@ -65,22 +54,19 @@ class InitThreads:
 
 
 class ExitEvents:
-    """Listens at a path; tells the wait status of the program's first process, and when the sandbox has hung up."""
+    """Takes the one connection; tells the wait status of the program's first process, and when the sandbox hung up."""
 
-    def __init__(self, endpoint: Path, on_exit: Callable[[int], None], on_closed: Callable[[], None]) -> None:
-        self._endpoint = endpoint
+    def __init__(self, on_exit: Callable[[int], None], on_closed: Callable[[], None]) -> None:
         self._on_exit = on_exit
         self._on_closed = on_closed
         self._socket: socket.socket | None = None
         self._greeted = False
         self._threads = InitThreads()
 
-    def listen(self) -> None:
-        """Begin; the sandbox may be started after this."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    def listen(self, listener: socket.socket) -> None:
+        """Begin on a listening socket, which becomes this object's to close."""
         self._socket = listener
-        listener.bind(str(self._endpoint))
-        listener.listen(1)
+        listener.setblocking(False)
         asyncio.get_running_loop().add_reader(listener, self._accept)
 
     def close(self) -> None:

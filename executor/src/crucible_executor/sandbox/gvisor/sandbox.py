@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum, auto
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from crucible_executor.sandbox.capture import CappedLog, OutputCapture, PipeReader
-from crucible_executor.sandbox.cgroup import CgroupError, OomFacts
+from crucible_executor.sandbox.cgroup import Cgroup, CgroupError, OomFacts
 from crucible_executor.sandbox.gvisor import bundle
-from crucible_executor.sandbox.gvisor.guest import AHEAD_WEIGHT, NORMAL_WEIGHT, Ground, Guest, backstop, memory_bound
+from crucible_executor.sandbox.gvisor.guest import Guest
+from crucible_executor.sandbox.gvisor.link import Link
 from crucible_executor.sandbox.image import BuiltImage
 from crucible_executor.sandbox.metering import Meter
 from crucible_executor.sandbox.port import (
@@ -33,8 +33,8 @@ from crucible_executor.sandbox.port import (
 )
 from crucible_executor.sandbox.verdict import Facts, Kill, judge
 
-SEND_TIMEOUT: Final = 30.0
-"""Seconds for a waiting launcher to take its program."""
+SEND_TIMEOUT: Final = 10.0
+"""Seconds for a waiting launcher to take its program; no more than the deadline's grace, which covers it."""
 SAID_BYTES: Final = 2048
 
 _PACKAGE: Final = {"python": bundle.for_python, "sh": bundle.for_sh}
@@ -70,18 +70,19 @@ class GvisorSandbox:
     def __init__(
         self,
         identity: str,
-        ground: Ground,
+        link: Link,
+        cgroup: Cgroup,
         image: BuiltImage,
-        image_path: Path,
         disk_bytes: int,
+        *,
+        boot_timeout: float,
         on_closed: Callable[[GvisorSandbox], None],
     ) -> None:
         self._on_closed = on_closed
-        self._ground = ground
         self._image = image
-        self._image_path = image_path
         self._disk_bytes = disk_bytes
-        self._guest = Guest(identity, ground, on_exit=self._exited, on_gone=self._end)
+        self._boot_timeout = boot_timeout
+        self._guest = Guest(identity, link, cgroup, on_exit=self._exited, on_gone=self._end)
         self._state = State.NEW
         self._ended = asyncio.Event()
         self._ended_at = 0.0
@@ -95,7 +96,7 @@ class GvisorSandbox:
         self._captures: list[OutputCapture] = []
         self._wall_timer: asyncio.TimerHandle | None = None
         self._meter: Meter | None = None
-        self._weight = NORMAL_WEIGHT
+        self._ahead = False
 
     @property
     def id(self) -> str:
@@ -131,39 +132,48 @@ class GvisorSandbox:
         self._move(State.BOOTING)
         self._booted = datetime.now(UTC)
         try:
-            self._guest.start(self._image, self._image_path, self._disk_bytes, self._weight)
-            async with asyncio.timeout(self._ground.boot_timeout):
+            async with asyncio.timeout(self._boot_timeout):
+                digest = await self._guest.start(self.runtime, self._disk_bytes, ahead=self._ahead)
                 word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
-            if word != _READY:
-                raise SandboxFault(Cause.SANDBOX, self._boot_detail("it died while booting"))
-            self._guest.free_supervisor()
-            self._weigh(NORMAL_WEIGHT)
         except TimeoutError as error:
-            detail = self._boot_detail(f"not ready after {self._ground.boot_timeout:g} s")
+            detail = self._boot_detail(f"not ready after {self._boot_timeout:g} s")
             raise SandboxFault(Cause.SANDBOX, detail) from error
-        except (OSError, CgroupError) as error:
-            raise SandboxFault(Cause.INFRASTRUCTURE, f"a sandbox cannot be started: {error}") from error
+        except OSError as error:
+            raise SandboxFault(Cause.SANDBOX, self._boot_detail(f"it died while booting: {error}")) from error
+        if word != _READY:
+            raise SandboxFault(Cause.SANDBOX, self._boot_detail("it died while booting"))
+        if digest != self.image_digest:
+            raise SandboxFault(Cause.IMAGE, f"the image of {self.runtime} was replaced a moment ago")
+        self._guest.ready()
         self._ready = datetime.now(UTC)
         self._move(State.READY)
 
     def give_way(self) -> None:
         """Boot with hardly any weight beside programs; before `boot`."""
-        self._weight = AHEAD_WEIGHT
+        self._ahead = True
 
     def hurry(self) -> None:
         """See `Waiting`."""
         if self._state is State.BOOTING:
-            with contextlib.suppress(CgroupError):  # it boots all the same, only later
-                self._weigh(NORMAL_WEIGHT)
+            self._guest.hurry()
         elif self._state is State.NEW:
-            self._weight = NORMAL_WEIGHT
+            self._ahead = False
+
+    async def inspect(self) -> Any:  # noqa: ANN401 - any JSON
+        """The launcher's look at its confinement while it waits, before `freeze`, as JSON; None without one.
+
+        Raises SandboxFault.
+        """
+        return await self._guest.inspect()
+
+    @property
+    def after(self) -> Any:  # noqa: ANN401 - any JSON
+        """The launcher's look at what is left of it, after `close`, if it was inspected before."""
+        return self._guest.after
 
     def freeze(self) -> None:
-        """See `Waiting`."""
-        try:
-            self._guest.freeze()
-        except (OSError, CgroupError) as error:
-            raise SandboxFault(Cause.SANDBOX, f"it cannot be stopped: {error}") from error
+        """See `Waiting`; one that cannot be stopped is killed, and then is no longer `alive`."""
+        self._guest.freeze()
 
     async def deliver(self, program: Program, limits: SandboxLimits, sink: OutputSink) -> None:
         """See `Sandbox`."""
@@ -174,13 +184,15 @@ class GvisorSandbox:
         package = _PACKAGE[self._image.definition.launcher](launch)
         self._move(State.DELIVERING)
         try:
-            self._guest.thaw()
-            self._guest.limit(memory_bound(limits.memory_bytes, limits.disk_bytes), backstop(limits.processes))
+            await self._guest.claim(limits)
             self._meter = Meter(self._guest.cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)
             self._meter.prime()
             self._start_capture(limits.output_bytes, sink)
             async with asyncio.timeout(SEND_TIMEOUT):
                 await self._send(package)
+        except SandboxFault:
+            self._check_abandoned()
+            raise
         except TimeoutError as error:
             raise SandboxFault(Cause.SANDBOX, "the launcher did not take its program") from error
         except ConnectionError as error:
@@ -206,14 +218,16 @@ class GvisorSandbox:
         try:
             self._guest.poll()
             if self._wait_status is None or self._kill is not None:
-                self._guest.kill()
-                await self._guest.wait_gone()
+                await self._guest.end()
                 self._guest.poll()
             self._meter.finish()
             oom = self._guest.cgroup.oom()
-        except (OSError, CgroupError, TimeoutError) as error:
+        except SandboxFault:
             self._check_abandoned()
-            raise SandboxFault(Cause.INFRASTRUCTURE, f"the sandbox cannot be watched or ended: {error}") from error
+            raise
+        except CgroupError as error:
+            self._check_abandoned()
+            raise SandboxFault(Cause.INFRASTRUCTURE, f"the sandbox cannot be watched: {error}") from error
         for reader in self._outputs:
             reader.drain()
         self._take_said()
@@ -273,10 +287,7 @@ class GvisorSandbox:
         self._end()
 
     def _kill_now(self) -> None:
-        try:
-            self._guest.kill()
-        except CgroupError as error:
-            self._failed(error)
+        self._guest.kill()
 
     # Its parts
 
@@ -292,11 +303,6 @@ class GvisorSandbox:
     async def _send(self, package: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._guest.channel, package)
         self._guest.channel.shutdown(socket.SHUT_WR)
-
-    def _weigh(self, weight: int) -> None:
-        if weight != self._weight:
-            self._guest.cgroup.weigh(weight)
-            self._weight = weight
 
     def _take_said(self) -> None:
         with contextlib.suppress(OSError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from crucible_executor.sandbox.runtimes import RuntimeDefinition
+from crucible_executor.sandbox.command_line import command_line
+from crucible_executor.sandbox.port import SandboxLimits
 
 SANDBOX_UID: Final = 65534
 WORK_DIR: Final = "/work"
@@ -39,25 +41,59 @@ _DENIED_SYSCALLS: Final = (
 """
 
 
-def launcher_command(definition: RuntimeDefinition) -> list[str]:
+class Startable(Protocol):
+    """What of a runtime's definition says how its sandboxes are booted."""
+
+    @property
+    def launcher(self) -> str:
+        """`python` or `sh`."""
+        ...
+
+    @property
+    def command(self) -> Sequence[str]:
+        """The command line of a program, with its entrypoint to be put in."""
+        ...
+
+    @property
+    def default_entrypoint(self) -> str:
+        """The entrypoint of a program that names none."""
+        ...
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Environment variables of every program."""
+        ...
+
+
+def launcher_command(runtime: Startable) -> list[str]:
     """What is booted. Python's launcher waits inside the start of the interpreter that runs the program."""
-    if definition.launcher == "python":
-        return list(definition.argv(definition.default_entrypoint, ()))
+    if runtime.launcher == "python":
+        return list(command_line(runtime.command, runtime.default_entrypoint))
     return ["/bin/sh", "/usr/lib/crucible/sh.sh"]
 
 
-def environment(definition: RuntimeDefinition) -> Mapping[str, str]:
+def environment(runtime: Startable) -> Mapping[str, str]:
     """The environment of a program that adds nothing of its own, and of the launcher before it."""
-    return {**_BASE_ENVIRONMENT, **definition.env}
+    return {**_BASE_ENVIRONMENT, **runtime.env}
 
 
-def build(definition: RuntimeDefinition, *, image: Path, empty_root: Path, disk_bytes: int) -> dict[str, object]:
+def session(endpoint: Path) -> str:
+    """What `--pod-init-config` names: send the endpoint each task's beginning and exit."""
+    # Fields that a release does not know make it send nothing at all, silently: these have been there from the start.
+    points = [{"name": "sentry/task_exit", "context_fields": ["group_id"]}, {"name": "sentry/clone"}]
+    patience = {"retries": 25, "backoff": "1ms", "backoff_max": "50ms"}
+    sink = {"name": "remote", "config": {"endpoint": str(endpoint), **patience}}
+    return json.dumps({"trace_session": {"name": "Default", "points": points, "sinks": [sink]}})
+
+
+def build(
+    runtime: Startable, *, most: SandboxLimits, image: Path, empty_root: Path, disk_bytes: int
+) -> dict[str, object]:
     """The specification for `config.json`.
 
     `empty_root` is an empty folder that the specification must name although the root is the image. Processes and open
-    files are the most that any program may get: the launcher lowers them to the program's own.
+    files are the most that any program may get: the launcher inside lowers them to the program's own.
     """
-    most = definition.limits.maximum
     limits = {
         "RLIMIT_NPROC": most.processes,
         "RLIMIT_NOFILE": most.open_files,
@@ -71,8 +107,8 @@ def build(definition: RuntimeDefinition, *, image: Path, empty_root: Path, disk_
         "process": {
             "terminal": False,
             "user": {"uid": SANDBOX_UID, "gid": SANDBOX_UID},
-            "args": launcher_command(definition),
-            "env": [f"{name}={value}" for name, value in environment(definition).items()],
+            "args": launcher_command(runtime),
+            "env": [f"{name}={value}" for name, value in environment(runtime).items()],
             "cwd": WORK_DIR,
             "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},
             "noNewPrivileges": True,

@@ -1,8 +1,7 @@
-"""The `runsc run` process of one sandbox: started inside the sandbox's control group, and gone when we are."""
+"""The `runsc run` process of one sandbox: started inside the sandbox's control group, and gone when the launcher is."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -10,20 +9,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-REAP_TIMEOUT: Final = 10.0
+from crucible_executor.sandbox.launcher.loop import Loop
 
 _JOIN: Final = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 126; shift; done; shift; exec "$@"'
 """Joins the control groups named before `--`, then becomes the command after it: no limit comes late."""
 
 
 class Supervisor:
-    """Start it from a thread that lives as long as the executor: it is killed when that thread ends (`--pdeathsig`)."""
+    """Start it from the main thread: it is killed when the thread that started it ends (`--pdeathsig`)."""
 
-    def __init__(self, on_exit: Callable[[], None]) -> None:
+    def __init__(self, loop: Loop, on_exit: Callable[[int], None]) -> None:
+        """`on_exit` gets its return code, negative for a signal, once it is reaped."""
+        self._loop = loop
         self._on_exit = on_exit
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
-        self._exited = asyncio.Event()
 
     def start(
         self, command: Sequence[str], *, join: Sequence[Path], stdio: tuple[int, int, int], pass_fds: Sequence[int]
@@ -53,7 +53,7 @@ class Supervisor:
             start_new_session=True,
         )
         self._pidfd = os.pidfd_open(self._process.pid)
-        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+        self._loop.watch(self._pidfd, self._reap)
 
     @property
     def pid(self) -> int:
@@ -62,27 +62,21 @@ class Supervisor:
         return self._process.pid
 
     @property
-    def returncode(self) -> int | None:
-        """None while it runs; negative for a signal."""
-        return self._process.returncode if self._process is not None else None
+    def running(self) -> bool:
+        """It was started and is not reaped yet."""
+        return self._pidfd >= 0
 
     def kill(self) -> None:
         """SIGKILL; one that is gone, or was never started, is no error."""
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def end(self) -> None:
-        """Kill it and wait until it is reaped; raises TimeoutError when it does not go."""
-        if self._pidfd >= 0:
-            self.kill()
-            await asyncio.wait_for(self._exited.wait(), REAP_TIMEOUT)
-
     def _reap(self) -> None:
         assert self._process is not None
-        if self._process.poll() is None:
+        code = self._process.poll()
+        if code is None:
             return
-        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._loop.forget(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        self._exited.set()
-        self._on_exit()
+        self._on_exit(code)
