@@ -42,7 +42,7 @@ def test_a_missing_jaeger_is_said_before_anything_starts(tmp_path: Path) -> None
         [sys.executable, "-m", "crucible_client.cli", "up", "--jaeger", "--data", str(tmp_path / "data")],
         env={"PATH": "/nowhere", "HOME": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "needs a `jaeger` binary" in answer.stderr
     assert not (tmp_path / "data").exists()
 

@@ -146,11 +146,12 @@ def test_a_taken_port_is_named_before_anything_starts(stack: Stack, layout: Layo
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         port = taken.getsockname()[1]
         answer = crucible("up", "--port-base", str(port - 2), layout=layout)
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert f"port {port} on 127.0.0.1, for store, is taken" in answer.stderr
     assert "--port-base" in answer.stderr
     assert "CRUCIBLE_PORT_BASE" in answer.stderr
     assert StackState.read(layout.state) is None
+    assert [entry.name for entry in layout.data.iterdir()] == ["images"], "nothing was made"
     gateway = stack.state.addresses["gateway"].rpartition(":")[2]
     answer = crucible("up", "--port-base", "0", "--port", gateway, layout=layout)
     assert f"port {gateway} on 127.0.0.1, for gateway, is taken; another is chosen with --port" in answer.stderr
@@ -190,7 +191,11 @@ def test_a_second_stack_lives_dies_and_comes_back_beside_the_first(
     assert crucible("status", layout=layout).returncode == 3
     idle = crucible("down", layout=layout)
     assert (idle.returncode, idle.stdout) == (0, "no stack runs\n")
-    assert crucible("down", "--purge", layout=layout).returncode == 0
+    purged = crucible("down", "--purge", "--json", layout=layout)
+    assert purged.returncode == 0
+    assert json.loads(purged.stdout) == {
+        "phase": "stopped", "data": str(layout.data), "wasRunning": False, "removed": True
+    }  # fmt: skip
     assert not layout.data.exists()
     assert hello(stack.state.addresses["gateway"])
 
@@ -216,10 +221,10 @@ def _has_begun(layout: Layout, name: str) -> bool:
 def test_purge_keeps_off_a_folder_that_is_no_stack(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     answer = crucible("down", "--purge", layout=Layout(tmp_path))
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "nothing removed" in answer.stderr
     answer = crucible("up", "--port-base", "0", layout=Layout(tmp_path))
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "holds other things (thesis.txt)" in answer.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -34,7 +34,7 @@ class Scheduler:
         for item in request.requests:
             if item.evaluation.args[:1] == ["refuse"]:
                 index = [*request.requests].index(item)
-                violation = (f"requests[{index}].evaluation.args", "must not be refused")
+                violation = (f"requests[{index}].evaluation.limits.memory_bytes", "must not be refused")
                 return Failure(grpc.StatusCode.INVALID_ARGUMENT, reason="INVALID_FIELD", violations=(violation,))
         for item in request.requests:
             if item.request_id not in self.accepted:
@@ -151,7 +151,7 @@ async def test_bad_lines_are_named_before_anything_is_sent(platform: RecordedPla
     assert "line 6: limits: " in told[6]
     assert "'pyhton' is not known: one of bash, python" in told[7]
     assert "runtime: is missing" in told[8]
-    assert "set either source or files" in told[9]
+    assert "source: is missing: send the program as source, or as files" in told[9]
     assert "requestId: must be printable" in told[10]
     assert "requestId: 'same' stands in line 11 already" in told[12]
     assert "is not UTF-8" in told[13]
@@ -165,8 +165,17 @@ async def test_a_line_that_the_platform_refuses_costs_no_other(platform: Recorde
     results = {result["line"]: result for result in map(json.loads, ended.stdout.splitlines())}
     assert set(results) == {1, 2, 3}
     assert results[2]["error"]["reason"] == "INVALID_FIELD"
-    assert "crucible: line 2: args: must not be refused\n" in ended.stderr
+    assert results[2]["error"]["message"] == "limits.memoryBytes: must not be refused"
+    assert "crucible: line 2: limits.memoryBytes: must not be refused\n" in ended.stderr
     assert len(scheduler.accepted) == 2
+
+
+async def test_results_that_cannot_be_written_are_a_mistake(platform: RecordedPlatform, crucible: Command) -> None:
+    Scheduler(platform)
+    ended = await crucible("batch", write(crucible, [program(1)]), "--json", "-o", "no/such/folder")
+    assert (ended.code, ended.stdout) == (2, b"")
+    assert "--output: cannot write 'no/such/folder'" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("status", ["FAILED", "CANCELLED"])

@@ -127,9 +127,19 @@ async def test_cancel_requeue_and_runtimes(platform: RecordedPlatform, crucible:
             125,
             f"crucible: a fault\n  INTERNAL INTERNAL, trace {TRACE}\n",
         ),
+        (
+            Failure(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "it cannot be cancelled",
+                reason="EVALUATION_FINAL",
+                metadata={"status": "COMPLETED"},
+            ),
+            2,
+            "crucible: it cannot be cancelled; it is COMPLETED\n",
+        ),
         (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much."), 2, "crucible: too much. Try again later"),
     ],
-    ids=["the user's", "the platform's", "quota"],
+    ids=["the user's", "the platform's", "a state", "quota"],
 )
 async def test_a_failure_is_told_with_what_to_do(
     platform: RecordedPlatform, crucible: Command, failure: Failure, code: int, told: str
@@ -153,16 +163,16 @@ def test_help_loads_no_grpc_and_lists_every_command() -> None:
         assert any(line.strip().startswith(command) for line in help_lines)
 
 
-def test_every_command_has_help_and_all_but_the_two_raw_ones_json() -> None:
+def test_every_command_has_help_with_an_example_and_json() -> None:
     context = click.Context(cli)
-    for name in ("run", "batch", "get", "list", "watch", "output", "cancel", "requeue", "runtimes"):
+    for name in cli.list_commands(context):
         result = CliRunner().invoke(cli, [name, "--help"])
         assert result.exit_code == 0
         command = cli.get_command(context, name)
         assert command is not None
         assert command.help
-        if name != "batch":  # it writes nothing but JSON lines
-            assert "--json" in result.output
+        assert f"\n  crucible {name}" in result.output.partition("Usage: ")[2].partition("Options:")[0]
+        assert "--json" in result.output
 
 
 class _EntryPoint:

@@ -14,7 +14,9 @@ from recorded_platform import Failure, Messages, RecordedPlatform
 from samples import ID, TRACE, body, completed, evaluation, event, finished, output, queued, runtimes
 
 from crucible.v1 import evaluation_pb2, evaluation_service_pb2, event_pb2, execution_pb2
-from crucible_client.program import to_duration
+from crucible_client.cli.spelling import as_typed
+from crucible_client.cli.units import parse_limits
+from crucible_client.program import Limits, to_duration
 
 BYTES = bytes(range(256)) + "é\r\n".encode()
 
@@ -198,11 +200,14 @@ async def test_the_extension_tells_the_runtime(platform: RecordedPlatform, cruci
     [
         (["missing.py"], "does not exist"),
         (["program.py", "--limit", "wall_time=soon"], "wall_time: 'soon' is not a duration such as 5s"),
-        (["program.py", "--limit", "memory=1"], "write NAME=VALUE with one of wall_time"),
+        (["program.py", "--limit", "mem=1"], "write NAME=VALUE with one of wall_time"),
+        (["program.py", "--limit", "memory=5 parsecs"], "--limit: memory_bytes: '5 parsecs' is not a size"),
+        (["program.py", "--limit", "memory=1g", "--limit", "memory_bytes=1g"], "'memory_bytes' is given twice"),
         (["program.py", "--env", "A"], "'A': write NAME=VALUE"),
         (["program.py", "--env", "A=1", "--env", "A=2"], "'A' is given twice"),
         (["program.py", "--file", "program.py"], "is the program's own name"),
-        (["program.py", "--file", "nowhere"], "cannot read 'nowhere'"),
+        (["program.py", "--file", "nowhere"], "--file: cannot read 'nowhere'"),
+        (["program.py", "--stdin", "nowhere"], "--stdin: cannot read 'nowhere'"),
         (["-", "--stdin", "-"], "the program itself is read from standard input"),
     ],
 )
@@ -223,25 +228,55 @@ async def test_what_the_platform_refuses_is_told_field_by_field(
         Failure(
             grpc.StatusCode.INVALID_ARGUMENT,
             reason="INVALID_FIELD",
-            violations=(("evaluation.limits.memory_bytes", "must be at most 4294967296"), ("evaluation.env", "no NUL")),
+            violations=(
+                ("evaluation.limits.memory_bytes", "must be at most 4294967296"),
+                ('evaluation.env["A B"]', "no NUL"),
+            ),
         ),
         Failure(
             grpc.StatusCode.INVALID_ARGUMENT,
             reason="UNKNOWN_RUNTIME",
-            violations=(("evaluation.runtime", "'cobol' is not known; known are: bash, python"),),
+            violations=(("evaluation.runtime", "'cobol' is not known; did you mean 'bash'?"),),
         ),
     )
     ended = await crucible("run", "--runtime", "python", program)
-    assert ended.code == 125
+    assert ended.code == 2
     assert ended.stderr == (
         "crucible: the request breaks several rules\n"
-        "  evaluation.limits.memory_bytes: must be at most 4294967296\n"
-        "  evaluation.env: no NUL\n"
+        "  --limit memory_bytes: must be at most 4.00 GiB\n"
+        "  --env A B: no NUL\n"
     )
     ended = await crucible("run", "--runtime", "cobol", program)
-    assert ended.stderr == (
-        "crucible: evaluation.runtime: 'cobol' is not known; known are: bash, python. See: crucible runtimes\n"
-    )
+    assert ended.stderr == "crucible: --runtime: 'cobol' is not known; did you mean 'bash'? See: crucible runtimes\n"
+    assert ended.code == 2
+
+
+def test_limits_may_be_named_without_their_unit() -> None:
+    limits = parse_limits(("wall=5s", "memory=512MiB", "disk=1g", "output=4096", "processes=3"))
+    assert limits == Limits(wall_time=5, memory_bytes=2**29, disk_bytes=2**30, output_bytes=4096, processes=3)
+
+
+@pytest.mark.parametrize(
+    ("field", "typed"),
+    [
+        ("evaluation.limits.memory_bytes", "--limit memory_bytes"),
+        ("evaluation.runtime", "--runtime"),
+        ("evaluation.source", "FILE"),
+        ("evaluation.files[0].path", "FILE"),
+        ("evaluation.files[2].path", "--file number 2"),
+        ("evaluation.args", "ARGUMENT"),
+        ("evaluation.args[3]", "ARGUMENT 4"),
+        ('evaluation.env["A B[1].c"]', "--env A B[1].c"),
+        ('evaluation.labels["Team"]', "--label Team"),
+        ("evaluation.display_name", "--name"),
+        ("request_id", "--request-id"),
+        ("id", "ID"),
+        ("filter", "--filter"),
+        ("something.new[1]", "something.new[1]"),
+    ],
+)
+def test_fields_are_spelled_as_they_are_typed(field: str, typed: str) -> None:
+    assert as_typed(field) == typed
 
 
 async def test_nobody_there_is_one_line_with_the_next_step(crucible: Command, program: str) -> None:

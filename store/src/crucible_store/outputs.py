@@ -85,7 +85,7 @@ def _part(offset: int, limit: int, size: int) -> tuple[int, int]:
         raise ServiceError(
             grpc.StatusCode.OUT_OF_RANGE,
             "RANGE_NOT_SATISFIABLE",
-            f"the output has {size} bytes",
+            f"the offset is past the end: the output has {size} bytes",
             metadata={"size": str(size)},
         )
     return start, min(limit or size, size - start)

@@ -1,5 +1,6 @@
 """The commands that `crucible` gets when the stack is installed beside it: up, down, status, doctor, demo."""
 
+import json
 import os
 import signal
 import time
@@ -24,9 +25,23 @@ from crucible_local.state import StackState
 
 START_SECONDS = 600
 """A first start builds root images."""
-EXPECTED = (PortTakenError, LaunchError, LayoutError, JaegerError, ConfinementError, ElevationError)
+MISTAKES = (PortTakenError, LayoutError, JaegerError, ElevationError)
+"""Another port, another folder, another user: whoever called can mend it."""
+EXPECTED = (*MISTAKES, LaunchError, ConfinementError)
 
 Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class _Mistake(click.ClickException):
+    exit_code = 2  # as of the client's commands
+
+
+class _PlatformFailure(click.ClickException):
+    exit_code = 125
+
+
+def _failure(error: Exception) -> click.ClickException:
+    return (_Mistake if isinstance(error, MISTAKES) else _PlatformFailure)(str(error))
 
 
 def _data(command: Command) -> Command:
@@ -41,11 +56,12 @@ def _start_options(command: Command) -> Command:
         click.option("--timeout", type=click.FloatRange(1), default=START_SECONDS, show_default=True,
                      help="Seconds to wait until all is ready."),
         click.option("--write-config/--no-write-config", default=None,
-                     help="Write the client's addresses to client.toml; so by default for the default data folder."),
+                     help="Write where the stack is to ~/.config/crucible/client.toml, for the other commands and the "
+                          "SDK; so by default for the default data folder."),
         click.option("--jaeger", is_flag=True, help="Start Jaeger too, from a binary or a Docker engine."),
         click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE",
                      help="First of the ports, 8080 unless told; 0: any free ones."),
-        click.option("--port", type=click.IntRange(1, 65535), help="The gateway's port alone."),
+        click.option("--port", type=click.IntRange(1, 65535), help="The gateway's port; the others stay."),
     ):  # fmt: skip
         command = option(command)
     return _data(command)
@@ -59,7 +75,14 @@ def up(
     data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float,
     as_json: bool, foreground: bool,
 ) -> None:  # fmt: skip
-    """Start the whole stack on this machine."""
+    """Start the whole stack on this machine; one that runs already on the data folder is left as it is.
+
+    Exit code 2 for a port, a folder or an option that cannot be; 125 when the stack did not come up.
+
+    \b
+    crucible up
+    crucible up --data /tmp/mine --port-base 0 --json
+    """
     console = Console(stderr=True)
     options = _options(data, port, port_base, jaeger=jaeger, write_config=write_config)
     state = _start(console, options, timeout)
@@ -74,8 +97,14 @@ def up(
 @click.command()
 @_data
 @click.option("--purge", "with_data", is_flag=True, help="Remove its data and images too.")
-def down(data: Path, with_data: bool) -> None:
-    """Stop the stack; no process, mount or cgroup is left."""
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def down(data: Path, with_data: bool, as_json: bool) -> None:
+    """Stop the stack; no process, mount or cgroup is left.
+
+    \b
+    crucible down
+    crucible down --data /tmp/mine --purge
+    """
     layout = Layout(data.resolve())
     try:
         if layout.lock.exists() or with_data:
@@ -84,7 +113,10 @@ def down(data: Path, with_data: bool) -> None:
         found = stop(layout)
         removed = purge(layout) if with_data else False
     except EXPECTED as error:
-        raise click.ClickException(str(error)) from error
+        raise _failure(error) from error
+    if as_json:
+        click.echo(display.down_json(data, was_running=found, removed=removed))
+        return
     click.echo(("the stack is stopped" if found else "no stack runs") + (f"; {data} is removed" if removed else ""))
 
 
@@ -92,7 +124,12 @@ def down(data: Path, with_data: bool) -> None:
 @_data
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(data: Path, as_json: bool) -> None:
-    """Show each process: its state, pid, address, restarts and log. Exit code 3 when no stack runs."""
+    """Show each process: its state, pid, address, restarts and log. Exit code 3 when no stack runs.
+
+    \b
+    crucible status
+    crucible status --json | jq -r .addresses.gateway
+    """
     layout = Layout(data.resolve())
     state, processes = current_state(layout)
     if as_json:
@@ -112,7 +149,12 @@ def status(data: Path, as_json: bool) -> None:
 @click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE", help="As in `crucible up`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(data: Path, port_base: int | None, as_json: bool) -> None:
-    """Check that this host can run the stack and its sandboxes."""
+    """Check that this host can run the stack and its sandboxes. Exit code 1 when something is missing.
+
+    \b
+    crucible doctor
+    crucible doctor --json | jq '.[] | select(.passed | not)'
+    """
     data = data.resolve()
     sandbox = host.sandbox_checks(data)
     known = {check.name for check in sandbox}
@@ -128,17 +170,27 @@ def doctor(data: Path, port_base: int | None, as_json: bool) -> None:
 
 @click.command()
 @_start_options
+@click.option("--json", "as_json", is_flag=True, help="Print the program's evaluation as JSON instead of the story.")
 def demo(
-    data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float
-) -> None:
-    """Start the stack, run one program in gVisor end to end, and show what happened."""
-    console = Console()
+    data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Start the stack, run one program in gVisor end to end, and show what happened.
+
+    \b
+    crucible demo
+    crucible demo --json | jq .result.timings
+    """
+    console = Console(stderr=as_json)
     options = _options(data, port, port_base, jaeger=jaeger, write_config=write_config)
     state = _start(console, options, timeout)
     try:
-        demonstration.show(console, state.addresses)
+        if as_json:
+            click.echo(json.dumps(demonstration.run(state.addresses), indent=2))
+        else:
+            demonstration.show(console, state.addresses)
     except demonstration.DemoError as error:
-        raise click.ClickException(str(error)) from error
+        raise _failure(error) from error
 
 
 def _options(
@@ -149,7 +201,7 @@ def _options(
         if jaeger:
             require_jaeger(os.environ)
     except EXPECTED as error:
-        raise click.ClickException(str(error)) from error
+        raise _failure(error) from error
     data = data.resolve()
     writes = data == DEFAULT_DATA if write_config is None else write_config
     config = client_config_path(os.environ, invoking_user(os.environ)) if writes else None
@@ -159,14 +211,14 @@ def _options(
 def _start(console: Console, options: StackOptions, timeout: float) -> StackState:
     if failed := host.failures(host.quick_checks(options.data)):
         display.show_checks(console, failed)
-        raise click.ClickException("this host lacks what is marked above; nothing was started")
+        raise _failure(LaunchError("this host lacks what is marked above; nothing was started"))
     try:
         launched = launch(options, timeout=timeout, progress=display.Progress(console))
     except InterruptedStartError as error:
         click.echo(f"\n{error}", err=True)
         raise SystemExit(130) from None
     except EXPECTED as error:
-        raise click.ClickException(str(error)) from error
+        raise _failure(error) from error
     if launched.was_running:
         console.print(f"a stack runs already on {options.data}")
     return launched.state

@@ -40,18 +40,24 @@ class DemoError(RuntimeError):
     """The program was not answered with a verdict."""
 
 
-def show(console: Console, addresses: Mapping[str, str]) -> None:
-    """Runs the program over REST and prints its output, verdict and timeline. Raises DemoError."""
+def run(addresses: Mapping[str, str]) -> Json:
+    """Runs the program over REST: the evaluation with its verdict. Raises DemoError."""
     gateway = addresses["gateway"]
-    console.rule("POST /v1/evaluations:run", align="left")
-    console.print(PROGRAM.rstrip(), style="dim", markup=False, highlight=False, soft_wrap=True)
     evaluation = _call(
         f"{gateway}/v1/evaluations:run?timeout=60s", {"runtime": "python", "source": PROGRAM, "displayName": "demo"}
     )
-    result = evaluation.get("result")
-    if not isinstance(result, dict):
+    if not isinstance(evaluation.get("result"), dict):
         raise DemoError(f"no verdict within a minute: {json.dumps(evaluation, indent=2)}")
-    result = cast("Json", result)
+    return evaluation
+
+
+def show(console: Console, addresses: Mapping[str, str]) -> None:
+    """Runs the program and prints its output, verdict and timeline. Raises DemoError."""
+    gateway = addresses["gateway"]
+    console.rule("POST /v1/evaluations:run", align="left")
+    console.print(PROGRAM.rstrip(), style="dim", markup=False, highlight=False, soft_wrap=True)
+    evaluation = run(addresses)
+    result = cast("Json", evaluation["result"])
     console.rule("output", align="left")
     console.print(result["stdout"]["text"].rstrip(), markup=False, highlight=False, soft_wrap=True)
     console.rule("verdict", align="left")

@@ -98,6 +98,11 @@ def status_json(state: StackState | None, processes: list[ProcessState]) -> str:
     return json.dumps(answer, indent=2)
 
 
+def down_json(data: Path, *, was_running: bool, removed: bool) -> str:
+    """What `down` did, for programs."""
+    return json.dumps({"phase": "stopped", "data": str(data), "wasRunning": was_running, "removed": removed}, indent=2)
+
+
 def show_checks(console: Console, checks: list[Check]) -> None:
     """One line per finding, and what mends it."""
     for check in checks:

@@ -14,7 +14,7 @@ from types import FrameType
 
 from crucible_local import kernel, logfiles
 from crucible_local.kernel import ProcessIdentity
-from crucible_local.layout import Layout, is_held, make_public, take_lock
+from crucible_local.layout import Layout, LayoutError, is_held, make_public, take_lock
 from crucible_local.options import StackOptions
 from crucible_local.state import ProcessState, StackState
 
@@ -46,6 +46,8 @@ def launch(options: StackOptions, *, timeout: float, progress: Callable[[StackSt
     Raises PortTakenError before anything is started, LayoutError, and LaunchError after everything is stopped again.
     """
     layout = Layout(options.data)
+    if not layout.lock.exists():
+        options.ports.require_free(jaeger=options.jaeger)  # a start that cannot be leaves no folder behind
     layout.claim()
     lock = take_lock(layout.lock)
     if lock is None:
@@ -213,12 +215,12 @@ def _kill_tree(root: ProcessIdentity) -> None:
 
 
 def purge(layout: Layout) -> bool:
-    """Removes a stopped stack's data; whether there were any. Raises LaunchError for a folder that is no stack's."""
+    """Removes a stopped stack's data; whether there were any. Raises LayoutError for a folder that is no stack's."""
     if not layout.data.exists():
         return False
     if not layout.lock.exists():
         if any(layout.data.iterdir()):
-            raise LaunchError(f"{layout.data} is no stack's data folder: nothing removed")
+            raise LayoutError(f"{layout.data} is no stack's data folder: nothing removed")
         return False
     shutil.rmtree(layout.data)
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,20 +45,31 @@ _ECHOED = ("source", "files", "stdin", "stdin_bytes")
     "--output", "-o", type=click.Path(dir_okay=False, writable=True), help="Write results here, not to stdout."
 )
 @click.option(
-    "--in-flight", type=click.IntRange(1, 10_000), default=256, show_default=True, help="Not yet final at one time."
+    "--in-flight",
+    type=click.IntRange(1, 10_000),
+    default=256,
+    show_default=True,
+    help="How many may be waiting or running at one time.",
 )
-@click.option("--key", help="Names the batch instead of the file's content: another key runs the same lines anew.")
+@click.option("--key", help="Makes request ids of this instead of the file's content: a new key runs all lines anew.")
 @click.option("--quiet", is_flag=True, help="No progress, no summary.")
+@click.option("--json", is_flag=True, expose_value=False, help="What is written is JSON with or without it.")
 @click.pass_obj
 def batch(target: Target, file: str, output: str | None, in_flight: int, key: str | None, quiet: bool) -> None:
     """Run the evaluations in FILE (- for standard input), one JSON object a line, and write a JSON line for each.
 
     \b
+    crucible batch programs.jsonl -o results.jsonl
+
+    A line is what POST /v1/evaluations takes, and may name its `requestId`:
+
+    \b
     {"runtime": "python", "source": "print(1)"}
     {"runtime": "python", "source": "print(2)", "limits": {"wallTime": "5s"}, "requestId": "two"}
 
-    Each result holds `line`, `requestId` and `evaluation`, as they end. Running the same file again continues where it
-    was left and repeats nothing: each line has a request id, its own or one of the file's content and its number.
+    A result holds `line`, `requestId` and `evaluation`, or `error` for a line that was refused; results come in the
+    order in which evaluations end. Running the same file again goes on where it was left and repeats nothing: a line
+    without a `requestId` gets one made of the file's content and the line's number.
     """
     content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
 
@@ -140,11 +152,12 @@ class _Batch:
     def _refuse(self, line: Line, error: UserError) -> None:
         violations = error.violations if isinstance(error, InvalidRequestError) else ()
         for violation in violations:
-            name = violation.field.removeprefix("requests[0].").removeprefix("evaluation.")
+            name = _as_in_file(violation.field)
             self.refused.append(BadLine(line.number, name, violation.description))
         if not violations:
             self.refused.append(BadLine(line.number, "", str(error)))
-        self._write(line, {"error": {"code": error.code, "reason": error.reason, "message": str(error)}})
+        message = "; ".join(bad.what for bad in self.refused if bad.number == line.number)
+        self._write(line, {"error": {"code": error.code, "reason": error.reason, "message": message}})
 
     async def _finish(self, line: Line, evaluation: Evaluation, release: Callable[[], None]) -> None:
         if not evaluation.final:
@@ -165,7 +178,17 @@ class _Batch:
 
 
 def _open(path: str | None) -> AbstractContextManager[TextIO]:
-    return Path(path).open("w") if path else nullcontext(sys.stdout)
+    try:
+        return Path(path).open("w") if path else nullcontext(sys.stdout)
+    except OSError as exc:
+        raise click.BadParameter(f"cannot write {path!r}: {exc.strerror}", param_hint="--output") from exc
+
+
+def _as_in_file(field: str) -> str:
+    """`requests[0].evaluation.limits.memory_bytes` as `limits.memoryBytes`, as the line writes it."""
+    name = field.removeprefix("requests[0].").removeprefix("evaluation.")
+    head, bracket, subscript = name.partition("[")  # a key in brackets may be anything
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), head) + bracket + subscript
 
 
 def _first(errors: Sequence[BaseException]) -> BaseException:

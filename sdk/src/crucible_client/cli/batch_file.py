@@ -35,10 +35,13 @@ class BadLine:
     field: str
     problem: str
 
+    @property
+    def what(self) -> str:
+        """Field and problem."""
+        return f"{self.field}: {self.problem}" if self.field else self.problem
+
     def __str__(self) -> str:
-        return (
-            f"line {self.number}: {self.field}: {self.problem}" if self.field else f"line {self.number}: {self.problem}"
-        )
+        return f"line {self.number}: {self.what}"
 
 
 class _BadLineError(Exception):
@@ -104,8 +107,10 @@ def _parse(text: bytes, runtimes: Sequence[str]) -> tuple[str, evaluation_pb2.Ev
         raise _BadLineError("runtime", f"is missing: one of {', '.join(runtimes)}")
     if evaluation.runtime not in runtimes:
         raise _BadLineError("runtime", f"{evaluation.runtime!r} is not known: one of {', '.join(runtimes)}")
-    if evaluation.HasField("source") == bool(evaluation.files):
-        raise _BadLineError("source", "set either source or files, not both and not neither")
+    if not evaluation.HasField("source") and not evaluation.files:
+        raise _BadLineError("source", "is missing: send the program as source, or as files")
+    if evaluation.HasField("source") and evaluation.files:
+        raise _BadLineError("files", "cannot stand beside source: send the program as one of the two")
     return request_id, evaluation
 
 

@@ -36,7 +36,12 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @_as_json
 @click.pass_obj
 def get(target: Target, evaluation_id: str, as_json: bool) -> None:
-    """Show one evaluation: its verdict, what it used, what it wrote."""
+    """Show one evaluation: its verdict, what it used, what it wrote.
+
+    \b
+    crucible get 01900000-0000-7000-8000-000000000000
+    crucible get --json "$(crucible list --limit-count 1 | cut -f 1)"
+    """
 
     async def main(client: Client) -> int:
         evaluation = await client.get(evaluation_id)
@@ -54,7 +59,11 @@ def get(target: Target, evaluation_id: str, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def cancel(target: Target, evaluation_id: str, as_json: bool) -> None:
-    """Cancel an evaluation that is not final; its program is stopped."""
+    """Cancel an evaluation that is not final; its program is stopped.
+
+    \b
+    crucible cancel 01900000-0000-7000-8000-000000000000
+    """
 
     async def main(client: Client) -> int:
         _show_state(await client.cancel(evaluation_id), as_json=as_json)
@@ -68,7 +77,14 @@ def cancel(target: Target, evaluation_id: str, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def requeue(target: Target, evaluation_id: str, as_json: bool) -> None:
-    """Put a FAILED evaluation back into the queue, with all its attempts."""
+    """Put a FAILED evaluation back into the queue, with all its attempts.
+
+    FAILED means that the platform gave up; a program that failed is COMPLETED, with its verdict.
+
+    \b
+    crucible list --status failed
+    crucible requeue 01900000-0000-7000-8000-000000000000
+    """
 
     async def main(client: Client) -> int:
         _show_state(await client.requeue(evaluation_id), as_json=as_json)
@@ -79,14 +95,21 @@ def requeue(target: Target, evaluation_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.option(
-    "--status", type=click.Choice([s.value for s in Status if s is not Status.UNRECOGNIZED], case_sensitive=False)
+    "--status",
+    type=click.Choice([s.value for s in Status if s is not Status.UNRECOGNIZED], case_sensitive=False),
+    help="Only those that stand there.",
 )
-@click.option("--runtime", help="Of this runtime.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="With this label; repeatable.")
-@click.option("--since", type=moment, metavar="TIME", help="Accepted since: 1h, 2d, 2026-01-31T09:00:00Z.")
-@click.option("--filter", "raw_filter", metavar="FILTER", help='More conditions: result.outcome = "SIGNALED" AND ...')
+@click.option("--runtime", help="Only those of this runtime.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only those with this label; repeatable.")
+@click.option("--since", type=moment, metavar="TIME", help="Only those accepted since: 1h, 2d, 2026-01-31T09:00:00Z.")
 @click.option(
-    "--limit-count", type=click.IntRange(min=0), default=50, show_default=True, help="At most so many; 0: all."
+    "--filter",
+    "raw_filter",
+    metavar="FILTER",
+    help='More conditions, such as \'result.outcome = "SIGNALED" AND labels.team != "red"\'.',
+)
+@click.option(
+    "--limit-count", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most; 0: all."
 )
 @_as_json
 @click.pass_obj
@@ -100,7 +123,12 @@ def list_(
     limit_count: int,
     as_json: bool,
 ) -> None:
-    """List evaluations, newest first: a table on a terminal, tab-separated lines in a pipe, with --json JSON lines."""
+    """List evaluations, newest first: a table on a terminal, tab-separated lines in a pipe, with --json JSON lines.
+
+    \b
+    crucible list --status failed --since 1h
+    crucible list --label team=red --json | jq -r .id
+    """
     conditions = [raw_filter] if raw_filter else []
     conditions += [f"status = {_quoted(status)}"] if status else []
     conditions += [f"runtime = {_quoted(runtime)}"] if runtime else []

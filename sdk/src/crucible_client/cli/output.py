@@ -17,7 +17,13 @@ from crucible_client.views import Stream
 
 @click.command()
 @click.argument("evaluation_id", metavar="ID")
-@click.option("--stream", type=click.Choice([s.value for s in Stream]), default=Stream.STDOUT.value, show_default=True)
+@click.option(
+    "--stream",
+    type=click.Choice([s.value for s in Stream]),
+    default=Stream.STDOUT.value,
+    show_default=True,
+    help="Which of the two.",
+)
 @click.option("--offset", type=int, default=0, help="The first byte; negative: so many from the end.")
 @click.option("--limit", type=click.IntRange(min=0), default=0, help="How many bytes; 0: all.")
 @click.option(
@@ -25,7 +31,12 @@ from crucible_client.views import Stream
 )
 @click.pass_obj
 def output(target: Target, evaluation_id: str, stream: str, offset: int, limit: int, as_json: bool) -> None:
-    """Write the exact bytes a program wrote; while it runs, those stored so far."""
+    """Write the exact bytes a program wrote; while it runs, those stored so far.
+
+    \b
+    crucible output 01900000-0000-7000-8000-000000000000 > stdout.bin
+    crucible output 01900000-0000-7000-8000-000000000000 --stream stderr --offset -1000
+    """
 
     async def main(client: Client) -> int:
         if as_json:

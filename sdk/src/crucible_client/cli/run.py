@@ -24,7 +24,7 @@ from crucible_client.views import Evaluation, Status
 
 @click.command(
     epilog="Exit code: the program's own; 128+n when signal n ended it; 124 for a limit or --timeout; 125 when the "
-    "platform failed or refused; 130 after Ctrl-C."
+    "platform failed; 2 when an option or the program was refused, and nothing ran; 130 after Ctrl-C."
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
 @click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT...]")
@@ -38,15 +38,15 @@ from crucible_client.views import Evaluation, Status
     "limits",
     multiple=True,
     metavar="NAME=VALUE",
-    help="wall_time=5s, cpu_time=5s, memory_bytes=512MiB, disk_bytes=64MiB, output_bytes=1MiB, processes=64, "
-    "open_files=256; repeatable.",
+    help="wall_time=5s, cpu_time=5s, memory=512MiB, disk=64MiB, output=1MiB, processes=64, open_files=256; "
+    "repeatable. The runtime has defaults and maxima: see `crucible runtimes --json`.",
 )
 @click.option(
     "--priority", type=click.Choice([p.value for p in Priority], case_sensitive=False), help="What runs first."
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeatable.")
 @click.option("--name", "display_name", help="A name for people.")
-@click.option("--request-id", help="Running again with the same id gives the same evaluation.")
+@click.option("--request-id", help="Running again with the same id gives the same evaluation, not another.")
 @click.option("--timeout", type=duration, metavar="DURATION", help="Cancel it when it has not ended after this long.")
 @click.option("--json", "as_json", is_flag=True, help="Write the final evaluation as JSON instead of its output.")
 @click.option("--quiet", is_flag=True, help="Write the program's output alone.")
@@ -69,7 +69,12 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run FILE (- for standard input) in a sandbox; its output comes as it is written, byte for byte."""
+    """Run FILE (- for standard input) in a sandbox; its output comes as it is written, byte for byte.
+
+    \b
+    crucible run hello.py --limit wall_time=5s --limit memory=512MiB -- one two
+    echo 'echo hi' | crucible run --runtime bash -
+    """
     source, files, entrypoint = read_program(file, extra=extra)
     program = Program(
         source,
@@ -112,7 +117,7 @@ def run(
             return stopping.exit_code or INTERRUPTED
         return exit_code(evaluation)
 
-    run_session(target, main, refused=PLATFORM_FAILED)
+    run_session(target, main)
 
 
 def exit_code(evaluation: Evaluation) -> int:

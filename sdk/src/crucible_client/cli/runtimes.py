@@ -16,7 +16,12 @@ from crucible_client.views import Runtime
 @click.option("--json", "as_json", is_flag=True, help="Write each runtime as a line of JSON.")
 @click.pass_obj
 def runtimes(target: Target, as_json: bool) -> None:
-    """List what programs can be written in, and the limits they get unless told otherwise."""
+    """List what programs can be written in, and the limits they get unless told otherwise.
+
+    \b
+    crucible runtimes
+    crucible runtimes --json | jq .maximumLimits
+    """
 
     async def main(client: Client) -> int:
         for runtime in await client.runtimes():

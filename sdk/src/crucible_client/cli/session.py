@@ -10,12 +10,15 @@ from typing import NoReturn
 
 import click
 
+from crucible_client.cli.spelling import as_typed, in_units
 from crucible_client.cli.target import Target
 from crucible_client.client import Client
 from crucible_client.errors import (
     CrucibleError,
+    FieldViolation,
     NotFoundError,
     PlatformError,
+    PreconditionError,
     QuotaError,
     UnavailableError,
     UnsupportedError,
@@ -23,7 +26,7 @@ from crucible_client.errors import (
 from crucible_client.trace import new_traceparent
 
 REFUSED = 2
-"""The platform refused what was asked."""
+"""What was asked is wrong: an option, a file, or what the platform refused."""
 LIMIT = 124
 """The program ran into a limit, or took longer than --timeout."""
 PLATFORM_FAILED = 125
@@ -38,7 +41,6 @@ def run_session(
     target: Target,
     main: Callable[[Client], Awaitable[int]],
     *,
-    refused: int = REFUSED,
     one_trace: bool = True,
     patience: float = 30.0,
 ) -> NoReturn:
@@ -62,7 +64,7 @@ def run_session(
         sys.stdout.flush()
     except CrucibleError as error:
         click.echo(describe(error), err=True)
-        code = PLATFORM_FAILED if isinstance(error, PlatformError) else refused
+        code = PLATFORM_FAILED if isinstance(error, PlatformError) else REFUSED
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -73,15 +75,24 @@ def run_session(
 
 def describe(error: CrucibleError) -> str:
     """What happened and what to do next, for a person."""
-    lines = [f"crucible: {error.violations[0] if len(error.violations) == 1 else error}"]
-    if len(error.violations) > 1:
-        lines = ["crucible: the request breaks several rules", *(f"  {violation}" for violation in error.violations)]
+    rules = [_rule(violation) for violation in error.violations]
+    lines = [f"crucible: {rules[0] if len(rules) == 1 else error}"]
+    if len(rules) > 1:
+        lines = ["crucible: the request breaks several rules", *(f"  {rule}" for rule in rules)]
+    if status := error.metadata.get("status", "") if isinstance(error, PreconditionError) else "":
+        lines[0] += f"; it is {status}"
     next_step = _next_step(error)
     if next_step:
-        lines[0] = f"{lines[0].rstrip('.')}. {next_step}"
+        lines[0] = lines[0] if lines[0].endswith("?") else lines[0].rstrip(".") + "."
+        lines[0] += f" {next_step}"
     if isinstance(error, PlatformError) and not isinstance(error, UnavailableError) and error.trace_id:
         lines.append(f"  {error.code} {error.reason}".rstrip() + f", trace {error.trace_id}")
     return "\n".join(lines)
+
+
+def _rule(violation: FieldViolation) -> str:
+    description = in_units(violation.field, violation.description)
+    return f"{as_typed(violation.field)}: {description}" if violation.field else description
 
 
 def _next_step(error: CrucibleError) -> str:
@@ -102,8 +113,6 @@ def _next_step(error: CrucibleError) -> str:
 
 _NEXT_STEP_OF_REASON = {
     "UNKNOWN_RUNTIME": "See: crucible runtimes",
-    "EVALUATION_FINAL": "See: crucible get ID",
-    "EVALUATION_NOT_FAILED": "See: crucible get ID",
     "REQUEST_ID_REUSED": "Use another request id",
     "INVALID_FILTER": "A filter looks like: status = FAILED AND runtime = python AND labels.team = red",
 }

@@ -18,13 +18,15 @@ STDIN = "-"
 
 def read_program(file: str, *, extra: Sequence[str]) -> tuple[str | None, dict[str, str | bytes], str | None]:
     """Source, or files and entrypoint, of the program in `file` with its extra files `PATH[=NAME]`."""
-    content = _text_or_bytes(_read(file))
+    content = _text_or_bytes(_read(file, "FILE"))
     files = dict(_extra_file(value) for value in extra)
     if not files and isinstance(content, str) and len(content.encode()) <= SOURCE_BYTES:
         return content, {}, None
     entrypoint = None if file == STDIN else Path(file).name
     if entrypoint is None:
-        raise click.BadParameter("a program on standard input goes alone: without --file, as text of up to 256 KiB")
+        raise click.BadParameter(
+            "a program on standard input goes alone: without --file, as text of up to 256 KiB", param_hint="FILE"
+        )
     if entrypoint in files:
         raise click.BadParameter(f"{entrypoint!r} is the program's own name", param_hint="--file")
     return None, {entrypoint: content, **files}, entrypoint
@@ -36,7 +38,7 @@ def read_stdin(value: str | None, *, program: str) -> str | bytes | None:
         return None
     if value == STDIN and program == STDIN:
         raise click.BadParameter("the program itself is read from standard input", param_hint="--stdin")
-    return _text_or_bytes(_read(value))
+    return _text_or_bytes(_read(value, "--stdin"))
 
 
 def parse_pairs(pairs: Sequence[str], option: str) -> Mapping[str, str]:
@@ -72,14 +74,14 @@ def _extra_file(value: str) -> tuple[str, str | bytes]:
     path, name = value, ""
     if not Path(value).is_file() and "=" in value:
         path, _, name = value.rpartition("=")
-    return name or Path(path).name, _text_or_bytes(_read(path))
+    return name or Path(path).name, _text_or_bytes(_read(path, "--file"))
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, option: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
     except OSError as exc:
-        raise click.BadParameter(f"cannot read {path!r}: {exc.strerror}") from exc
+        raise click.BadParameter(f"cannot read {path!r}: {exc.strerror}", param_hint=option) from exc
 
 
 def _text_or_bytes(content: bytes) -> str | bytes:

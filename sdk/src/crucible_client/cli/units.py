@@ -17,6 +17,8 @@ _BINARY_BYTES = {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "k": 2.0**10, "
 _FIGURE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 LIMITS = [field.name for field in fields(Limits)]
+_SHORT = {name.removesuffix(end): name for name in LIMITS for end in ("_bytes", "_time") if name.endswith(end)}
+"""`memory` for `memory_bytes`: the unit stands in the value."""
 
 
 def parse_seconds(text: str) -> float:
@@ -37,17 +39,22 @@ def _parse(text: str, units: dict[str, float], expected: str) -> float:
 
 
 def parse_limits(pairs: tuple[str, ...]) -> Limits:
-    """`wall_time=5s`, `memory_bytes=512MiB`, ... Raises BadParameter."""
+    """`wall_time=5s`, `memory=512MiB`, ... Raises BadParameter."""
     values: dict[str, float] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
+        name = _SHORT.get(name, name)
         if not equals or name not in LIMITS:
-            raise click.BadParameter(f"{pair!r}: write NAME=VALUE with one of {', '.join(LIMITS)}")
+            raise click.BadParameter(
+                f"{pair!r}: write NAME=VALUE with one of {', '.join(LIMITS)}", param_hint="--limit"
+            )
+        if name in values:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint="--limit")
         try:
             values[name] = _limit(name, value)
         except ValueError as exc:
-            raise click.BadParameter(f"{name}: {exc}") from exc
+            raise click.BadParameter(f"{name}: {exc}", param_hint="--limit") from exc
     return Limits(
         wall_time=values.get("wall_time"),
         cpu_time=values.get("cpu_time"),

@@ -18,7 +18,11 @@ from crucible_client.client import Client
 @click.option("--json", "as_json", is_flag=True, help="Write each event as a line of JSON.")
 @click.pass_obj
 def watch(target: Target, evaluation_id: str, after: int, as_json: bool) -> None:
-    """Follow the events of an evaluation, those it has and each new one, until it is final."""
+    """Follow the events of an evaluation, those it has and each new one, until it is final.
+
+    \b
+    crucible watch 01900000-0000-7000-8000-000000000000
+    """
 
     async def main(client: Client) -> int:
         async with aclosing(client.watch(evaluation_id, after=after)) as events:
