@@ -1,9 +1,14 @@
-"""The executor put together: which class serves which role, and in which order they start and stop."""
+"""The executor put together: which class serves which role, and in which order they start and stop.
+
+The process that root starts begins a launcher, which keeps what sandboxes need of root's privileges, and gives up its
+own for good before it opens any connection.
+"""
 
 from __future__ import annotations
 
-import functools
+import os
 import socket
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NoReturn
@@ -11,11 +16,11 @@ from typing import NoReturn
 import uuid_utils
 
 from crucible.internal.v1 import heartbeat_pb2
-from crucible_chassis.logs import get_logger
+from crucible_chassis.logs import configure_logging, get_logger
 from crucible_chassis.messaging import connect_messaging
 from crucible_chassis.metrics import AdminServer
 from crucible_chassis.process import Lifetime, run
-from crucible_chassis.settings import load_settings
+from crucible_chassis.settings import EX_CONFIG, load_settings
 from crucible_executor import convert
 from crucible_executor.attempts import Tools
 from crucible_executor.heartbeat import Heart
@@ -24,6 +29,8 @@ from crucible_executor.objects import open_object_store
 from crucible_executor.publisher import AttemptsOutbox
 from crucible_executor.runs import HeldRuns
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, open_driver
+from crucible_executor.sandbox.launcher.privileges import Account, PrivilegeError, drop_all
+from crucible_executor.sandbox.launcher.process import LauncherProcess, start_launcher
 from crucible_executor.sandbox.pool import open_pool
 from crucible_executor.sandbox.port import SandboxDriver
 from crucible_executor.settings import ExecutorSettings
@@ -35,18 +42,21 @@ DriverOpener = Callable[[ExecutorSettings], AbstractAsyncContextManager[SandboxD
 log = get_logger(__name__)
 
 
-@asynccontextmanager
-async def open_gvisor(settings: ExecutorSettings) -> AsyncGenerator[SandboxDriver]:
-    """The product's sandboxes, booted ahead."""
-    size = settings.slots if settings.pool_size is None else settings.pool_size
-    async with (
-        open_driver(GvisorConfig(images_dir=settings.runtimes_dir)) as driver,
-        open_pool(driver, size=size) as pool,
-    ):
-        yield pool
+def opener(lifetime: Lifetime[ExecutorSettings], config: GvisorConfig, launcher: LauncherProcess) -> DriverOpener:
+    """Opens the product's sandboxes, booted ahead, on a launcher; the executor ends when that is lost."""
+
+    @asynccontextmanager
+    async def open_gvisor(settings: ExecutorSettings) -> AsyncGenerator[SandboxDriver]:
+        size = settings.slots if settings.pool_size is None else settings.pool_size
+        async with open_driver(config, launcher=launcher) as driver:
+            lifetime.tasks.spawn("launcher", driver.lost())
+            async with open_pool(driver, size=size) as pool:
+                yield pool
+
+    return open_gvisor
 
 
-async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverOpener = open_gvisor) -> None:
+async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverOpener) -> None:
     """Runs an executor until the process is asked to stop."""
     settings, stack, tasks = lifetime.settings, lifetime.stack, lifetime.tasks
     driver = await stack.enter_async_context(open_sandboxes(settings))
@@ -85,10 +95,21 @@ async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverO
     await runs.drain(settings.grace_seconds)
 
 
-def main(open_sandboxes: DriverOpener = open_gvisor) -> NoReturn:
+def main() -> NoReturn:
     """Runs the executor as this process."""
-    run(
-        functools.partial(serve, open_sandboxes=open_sandboxes),
-        service=SERVICE,
-        settings=load_settings(ExecutorSettings),
-    )
+    settings = load_settings(ExecutorSettings)
+    config = GvisorConfig(images_dir=settings.runtimes_dir)
+    try:
+        account = Account.named(settings.user) if settings.user else None
+        launcher = start_launcher(config.for_launcher())
+        if os.geteuid() == 0:  # as anybody else the launcher says what is amiss
+            drop_all(account)
+    except (OSError, PrivilegeError) as error:
+        configure_logging(SERVICE, settings.log_level)
+        log.critical("process.failed", error=str(error))
+        sys.exit(EX_CONFIG)
+
+    async def serve_launched(lifetime: Lifetime[ExecutorSettings]) -> None:
+        await serve(lifetime, open_sandboxes=opener(lifetime, config, launcher))
+
+    run(serve_launched, service=SERVICE, settings=settings)

@@ -33,3 +33,7 @@ class ExecutorSettings(ServiceSettings):
 
     pool_size: int | None = Field(default=None, ge=0, le=1024)
     """Sandboxes it keeps ready of each runtime; as many as slots unless told, 0 for none."""
+
+    user: str = ""
+    """System user to run as, once the launcher of sandboxes holds root's privileges. Unless told the user id stays, and
+    only the privileges go."""

@@ -25,7 +25,7 @@ class Privileges(Enum):
     """What a child keeps of its parent's privileges when the parent is root. As another user all are the same."""
 
     ALL = "all"
-    """Everything: only the executor, which makes cgroups, mounts and namespaces."""
+    """Everything: only the executor, whose launcher keeps what sandboxes need before the rest of it gives all up."""
     NONE = "none"
     """The same user id without one capability, and no way to gain any."""
 
@@ -65,6 +65,16 @@ def confined(
         if root:
             prefix += ["--bounding-set=-all", "--inh-caps=-all"]
     return [*prefix, "--", *command]
+
+
+def first_closed(paths: Sequence[str], account: Account) -> str:
+    """The first of the files that this user cannot read, or nothing (root only). Raises ConfinementError."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise ConfinementError("setpriv is missing; it is part of the package util-linux")
+    become = [setpriv, "--reuid", str(account.uid), "--regid", str(account.gid), "--clear-groups", "--no-new-privs"]
+    look = [*become, "--", "/bin/sh", "-c", 'for each; do test -r "$each" || { echo "$each"; exit; }; done', "look"]
+    return subprocess.run([*look, *paths], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def ensure_account(name: str) -> Account:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crucible_local.layout import Layout
 from crucible_local.nats import NatsError, nats_program
-from crucible_local.options import Ports, PortTakenError
+from crucible_local.options import SERVICE_ACCOUNT, Ports, PortTakenError, closed_code, invoking_user
 from crucible_local.postgres import PostgresError, wheel_root
 from crucible_local.probes import get_json
 from crucible_local.stack import runtimes_source
@@ -37,6 +37,7 @@ def quick_checks(data: Path) -> list[Check]:
         _linux(),
         _root(),
         _program("setpriv", "util-linux"),
+        *_services(),
         _postgres(),
         _nats(),
         _disk(data),
@@ -76,6 +77,20 @@ def _linux() -> Check:
 
 def _root() -> Check:
     return Check("root", os.geteuid() == 0, f"user id {os.geteuid()}", "gVisor sandboxes need root: use sudo")
+
+
+def _services() -> list[Check]:
+    """Who the services, the executor's included, run as; only root can tell."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        return []
+    user = invoking_user(os.environ)
+    closed = "" if user else closed_code()
+    if not closed:
+        name = user.name if user else SERVICE_ACCOUNT
+        return [Check("services", passed=True, detail=f"run as {name}, without privileges")]
+    detail = f"run as root without capabilities: no other user can read {closed}"
+    mend = "have the repository and its Python where every user may read, such as below /opt"
+    return [Check("services", passed=False, detail=detail, remedy=mend, required=False)]
 
 
 def _program(name: str, package: str) -> Check:

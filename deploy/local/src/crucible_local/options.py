@@ -1,17 +1,21 @@
 """What one stack is started with."""
 
+import importlib.util
 import json
 import os
 import pwd
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from crucible_local.confinement import Account
+from crucible_local.confinement import Account, ensure_account, first_closed
 from crucible_local.ports import free_port, is_free
 
 DEFAULT_PORT_BASE = 8080
+SERVICE_ACCOUNT = "crucible"
+NOBODY = Account(name="nobody", uid=65534, gid=65534)
 JAEGER_UI, JAEGER_OTLP = 16686, 4318
 OFFSETS = {
     "gateway": 0,
@@ -108,6 +112,24 @@ def invoking_user(environment: Mapping[str, str]) -> Account | None:
     except KeyError:
         return None
     return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def service_user(environment: Mapping[str, str]) -> Account | None:
+    """Who the services run as: who called sudo, else a system user of Crucible's own, made when missing.
+
+    None, which is root without capabilities, when such a user could not read the code. Raises ConfinementError.
+    """
+    user = invoking_user(environment)
+    if user is not None or os.geteuid() != 0 or closed_code():
+        return user
+    return ensure_account(SERVICE_ACCOUNT)
+
+
+def closed_code() -> str:
+    """A file of the services' code, Python's own included, that not every user can read; nothing when all can."""
+    packages = ("crucible_executor", "crucible_local", "crucible_store", "grpc")
+    found = [spec.origin for name in packages if (spec := importlib.util.find_spec(name)) and spec.origin]
+    return first_closed([os.path.realpath(sys.executable), os.__file__, *found], NOBODY)
 
 
 assert {field.name for field in fields(Ports)} == set(OFFSETS)

@@ -128,7 +128,11 @@ class Stack:
 
     def _executor(self) -> Daemon:
         listen = f"{LOOPBACK}:{self._ports.executor_admin}"
-        settings = {"CRUCIBLE_ADMIN_LISTEN": listen, "CRUCIBLE_RUNTIMES_DIR": str(self._images_folder)}
+        settings = {
+            "CRUCIBLE_ADMIN_LISTEN": listen,
+            "CRUCIBLE_RUNTIMES_DIR": str(self._images_folder),
+            "CRUCIBLE_USER": self._user.name if self._user else "",
+        }
         ready_url = f"http://{listen}/readyz"
         return Daemon(
             name="executor",

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from crucible_local import kernel
 from crucible_local.client_config import remove_client_config, write_client_config
+from crucible_local.confinement import ConfinementError
 from crucible_local.kernel import ProcessIdentity
 from crucible_local.layout import Layout
-from crucible_local.options import StackOptions, invoking_user
+from crucible_local.options import StackOptions, invoking_user, service_user
 from crucible_local.specification import Stage
 from crucible_local.stack import Stack
 from crucible_local.state import Phase, ProcessState, StackState
@@ -95,10 +96,13 @@ def supervise(options: StackOptions) -> int:
     """Runs the stack; the caller holds its lock. Gives the exit code."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     environment = dict(os.environ)
-    user = invoking_user(environment)
     layout = Layout(options.data)
-    stack = Stack(options, environment, user)
-    return asyncio.run(_supervise(options, layout, stack))
+    try:
+        user = service_user(environment)
+    except ConfinementError as error:
+        log.error("the stack fails: %s", error)
+        return 1
+    return asyncio.run(_supervise(options, layout, Stack(options, environment, user)))
 
 
 async def _supervise(options: StackOptions, layout: Layout, stack: Stack) -> int:

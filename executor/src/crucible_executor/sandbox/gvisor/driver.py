@@ -90,6 +90,10 @@ class GvisorDriver:
         """Those not yet closed."""
         return frozenset(self._sandboxes)
 
+    async def lost(self) -> None:
+        """Wait until the launcher is gone, then raise LauncherLostError: no sandbox can be had or is left."""
+        await self._link.lost()
+
     async def boot(self, runtime: str, *, disk_bytes: int) -> GvisorSandbox:
         """See `SandboxDriver`."""
         sandbox = await self._new(runtime, disk_bytes)
