@@ -86,6 +86,21 @@ async def test_messages_are_numbered_without_holes_and_output_waits_for_started(
     assert platform.heard[0].traceparent == "00-1"
 
 
+async def test_times_never_run_backwards(platform: Platform) -> None:
+    async with running(platform) as run:
+        run.journal.started(IMAGE)
+        await platform.until(lambda: len(platform.heard) == 1)
+        # The end is known before the rest of the output is taken, and so is a sample before the output of its time.
+        run.write(b"x" * 300_000)
+        run.journal.sample(UsageSample(1.0, 0.5, 1 << 20))
+        run.journal.finish(END)
+        await run.journal.flushed.wait()
+        messages = await platform.stored()
+    assert len(messages) > 3
+    times = [message.create_time.ToNanoseconds() for message in messages]
+    assert times == sorted(times)
+
+
 async def test_a_run_that_never_started_says_only_that_it_ended(platform: Platform) -> None:
     async with running(platform) as run:
         run.journal.finish(END)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import nats.errors
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from crucible.internal.v1 import attempt_pb2
 from crucible.v1 import event_pb2
@@ -121,6 +122,7 @@ class RunJournal:
         self._round = 0
         self._repeated_below = 0  # numbers below this were published in an earlier round
         self._stall: _Stall | None = None
+        self._latest = Timestamp()  # of the message built last
         self._paced_until = 0.0
         self._wake = asyncio.Event()
 
@@ -167,6 +169,7 @@ class RunJournal:
                 await self._publish(self._cursor)
             elif (message := self._next()) is not None:
                 message.number = self._cursor
+                self._keep_times_in_order(message)
                 message.MergeFrom(self._envelope)
                 self._held.append(_Held(message.SerializeToString()))
             else:
@@ -238,6 +241,12 @@ class RunJournal:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    def _keep_times_in_order(self, message: attempt_pb2.AttemptMessage) -> None:
+        """A message is stamped when its thing happens, and may wait for others; and clocks are set back."""
+        if (message.create_time.seconds, message.create_time.nanos) < (self._latest.seconds, self._latest.nanos):
+            message.create_time.CopyFrom(self._latest)
+        self._latest.CopyFrom(message.create_time)
 
     def _stamped(self, message: attempt_pb2.AttemptMessage) -> attempt_pb2.AttemptMessage:
         message.create_time.CopyFrom(convert.timestamp(datetime.now(UTC)))
