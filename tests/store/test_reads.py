@@ -285,6 +285,18 @@ async def test_a_wait_ends_with_the_evaluation_or_its_time(store: Store) -> None
         await store.histories.wait(new_id(), seconds=1)
 
 
+async def test_many_wait_at_once(store: Store) -> None:
+    # Far more than there are connections: nobody holds one while waiting.
+    made = await store.ledger.create([evaluation() for _ in range(512)])
+    waits = [asyncio.create_task(store.histories.wait(each.id, seconds=1.5), name=each.id) for each in made]
+    await store.ledger.cancel(made[-1].id)
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*waits)
+    assert [answer.id for answer in answers] == [each.id for each in made]
+    assert {answer.status for answer in answers[:-1]} == {Status.QUEUED}
+    assert answers[-1].status == Status.CANCELLED
+
+
 async def test_pages_of_events_end_at_their_bounds(store: Store) -> None:
     which = await make(store)
     run = await store.run()

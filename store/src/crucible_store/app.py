@@ -100,7 +100,7 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
         )
     )
     lifetime.tasks.spawn("database-probe", housekeeping.probe(database))
-    lifetime.tasks.spawn("counts", housekeeping.count(database))
+    lifetime.tasks.spawn("counts", housekeeping.count(database, parked_days=settings.parked_days))
     lifetime.tasks.spawn("attempts-keep", consumer.keep())
     # A job: it may return, once it was told to stop.
     lifetime.tasks.spawn_job("attempts", consumer.run())

@@ -1,4 +1,4 @@
-"""What the store does on its own: looks whether the database is there, counts, and forgets executors of long ago."""
+"""What the store does on its own: looks whether the database is there, counts, and forgets what is of long ago."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ FROM evaluations WHERE status IN (2, 3)
 _FORGET = sa.text(
     f"DELETE FROM executors WHERE last_seen < clock_timestamp() - interval '{FORGET_EXECUTORS_AFTER}'"  # noqa: S608
 )
+_FORGET_PARKED = sa.text(
+    "DELETE FROM parked_messages WHERE park_time < clock_timestamp() - make_interval(days => :days)"
+)
 _REVISION = sa.text("SELECT version_num FROM alembic_version")
 _MIGRATED = sa.text("SELECT to_regclass('alembic_version') IS NOT NULL")
 
@@ -61,12 +64,23 @@ async def probe(database: Database) -> None:
         await database.probe()
 
 
-async def count(database: Database) -> None:
-    """Keeps the gauges, and forgets executors, for as long as it lasts."""
+async def count(database: Database, *, parked_days: int) -> None:
+    """Keeps the gauges, and forgets what is old, for as long as it lasts."""
     while True:
         with contextlib.suppress(DatabaseAwayError):
             await database.read(_count)
+            await forget(database, parked_days=parked_days)
         await asyncio.sleep(COUNT_SECONDS)
+
+
+async def forget(database: Database, *, parked_days: int) -> None:
+    """Removes executors that are silent for long, and messages that were parked so many days ago."""
+
+    async def remove(connection: AsyncConnection) -> None:
+        await connection.execute(_FORGET)
+        await connection.execute(_FORGET_PARKED, {"days": parked_days})
+
+    await database.transact(remove)
 
 
 async def _revision(connection: AsyncConnection) -> str | None:
@@ -79,4 +93,3 @@ async def _count(connection: AsyncConnection) -> None:
     row = (await connection.execute(_STANDINGS)).one()
     for standing in ("queued", "leased", "stray"):
         EVALUATIONS.labels(standing).set(getattr(row, standing))
-    await connection.execute(_FORGET)

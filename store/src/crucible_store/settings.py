@@ -29,6 +29,9 @@ class StoreSettings(ServiceSettings):
     attempts_max_bytes: int = Field(default=8 * 1024**3, ge=16 * 1024**2)
     """What the stream ATTEMPTS may hold on disk while no store takes from it, in bytes."""
 
+    parked_days: int = Field(default=30, ge=1, le=36_500)
+    """Days for which messages that could not be stored are kept for the operator."""
+
 
 class MigrationSettings(ServiceSettings):
     """Settings of `python -m crucible_store migrate`."""
