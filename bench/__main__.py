@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import sandbox
+from bench import sandbox, soak
 from bench.baseline import BareRunsc, directory_root, require_tools
 from bench.latency import EXPECTED, PROGRAM, Submitter
 from bench.percentiles import HEADER, line, percentile
@@ -28,6 +28,8 @@ def main() -> int:
     """Runs the measurement and prints it."""
     if sys.argv[1:2] == ["sandbox"]:
         return sandbox.main(sys.argv[2:])
+    if sys.argv[1:2] == ["soak"]:
+        return soak.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--runs", type=int, default=60, help="counted runs of each (default 60)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
