@@ -19,10 +19,14 @@ from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits, 
 from crucible_executor.sandbox.run import run_program
 
 MIB = 1024 * 1024
+RUNSC = os.environ.get("CRUCIBLE_TEST_RUNSC", "runsc")
+"""The binary under test: another release than the installed one."""
+SLOWNESS = float(os.environ.get("CRUCIBLE_TEST_SLOWNESS", "1"))
+"""How many times longer than on a common machine things may take: an emulated one says 10."""
 RUNTIMES_SOURCE = Path(__file__).parents[2] / "deploy" / "runtimes"
 LIMITS = SandboxLimits(
-    wall_time=30,
-    cpu_time=30,
+    wall_time=30 * SLOWNESS,
+    cpu_time=30 * SLOWNESS,
     memory_bytes=256 * MIB,
     disk_bytes=64 * MIB,
     output_bytes=MIB,
@@ -95,7 +99,13 @@ def images() -> ImageStore:
 def sandbox_config(images: ImageStore) -> Generator[GvisorConfig]:
     """A ground that no one else uses; after the test nothing may be left on it."""
     name = f"crucible-test-{secrets.token_hex(4)}"
-    config = GvisorConfig(images_dir=images.folder, state_root=Path("/run") / name, cgroup_parent=name)
+    config = GvisorConfig(
+        images_dir=images.folder,
+        state_root=Path("/run") / name,
+        cgroup_parent=name,
+        runsc=RUNSC,
+        boot_timeout=30 * SLOWNESS,
+    )
     descriptors = open_descriptors()
     yield config
     left = leftovers(config)

@@ -29,14 +29,14 @@ from crucible_executor.sandbox.port import (
 )
 from crucible_executor.sandbox.run import run_program
 
-from .conftest import LIMITS, Collected, leftovers, open_descriptors, program
+from .conftest import LIMITS, SLOWNESS, Collected, leftovers, open_descriptors, program
 
 SLEEPER = program("print('up', flush=True)\nimport time\ntime.sleep(1000)")
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
     """Wait for something that happens soon."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(seconds * SLOWNESS):
         while not condition():  # noqa: ASYNC110 - what is waited for is the machine's, it sets no event
             await asyncio.sleep(0.01)
 
