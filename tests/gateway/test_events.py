@@ -12,6 +12,7 @@ from gateway_harness import WAIT_SECONDS, Context, GatewayUnderTest, Recorder, e
 from crucible.v1.evaluation_query_service_pb2 import WatchEvaluationRequest
 from crucible.v1.event_pb2 import Event, OutputChunk
 from crucible_chassis.errors import ServiceError
+from crucible_contracts.policy import STREAM_OPEN
 from crucible_gateway import sse
 
 ID = "01900000-0000-7000-8000-000000000000"
@@ -131,6 +132,24 @@ async def test_events_arrive_one_by_one_and_a_client_that_leaves_ends_the_call(
     async with asyncio.timeout(WAIT_SECONDS):
         await upstream.only.ended.wait()
     assert upstream.only.cancelled
+
+
+async def test_a_stream_that_is_open_begins_before_it_has_anything_to_send(
+    upstream: Recorder, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "HEAD_SECONDS", 1000)
+    go_on = asyncio.Event()
+
+    async def quiet(request: object, context: Context) -> AsyncIterator[Event]:
+        await context.send_initial_metadata((STREAM_OPEN,))
+        await go_on.wait()
+        yield queued(8)
+
+    upstream.prepare("WatchEvaluation", quiet)
+    async with asyncio.timeout(WAIT_SECONDS), http.stream("GET", PATH, headers={"last-event-id": "7"}) as response:
+        assert response.status_code == 200
+        go_on.set()
+        assert [each["id"] for each in events_of((await response.aread()).decode())] == ["8"]
 
 
 async def test_a_quiet_stream_begins_and_pings(

@@ -247,6 +247,30 @@ async def _kinds(store: Store, which: str, after: int = 0) -> list[str | None]:
     return [event.WhichOneof("kind") async for event in store.histories.follow(which, after=after)]
 
 
+async def test_a_watch_says_once_that_it_waits_and_never_of_what_is_over(store: Store) -> None:
+    which = await make(store)
+    said = asyncio.Event()
+
+    async def waiting() -> None:
+        assert not said.is_set()
+        said.set()
+
+    async def follow(after: int) -> list[int]:
+        return [event.sequence async for event in store.histories.follow(which, after=after, waiting=waiting)]
+
+    watching = asyncio.create_task(follow(1))
+    async with asyncio.timeout(30):
+        await said.wait()
+        await store.ledger.cancel(which)
+        assert await watching == [2]
+    said.clear()
+    assert await follow(2) == []
+    assert not said.is_set(), "a browser that resumes is told to stop"
+    with pytest.raises(ServiceError, match="EVALUATION_NOT_FOUND"):
+        _ = [event async for event in store.histories.follow(new_id(), after=0, waiting=waiting)]
+    assert not said.is_set()
+
+
 async def test_a_watch_of_what_is_over_ends(store: Store) -> None:
     which = await make(store)
     await store.ledger.cancel(which)

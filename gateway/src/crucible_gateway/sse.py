@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from crucible.v1.policy_pb2 import EventStream
 from crucible_chassis.errors import ServiceError, from_rpc_error
 from crucible_chassis.logs import get_logger
+from crucible_contracts.policy import STREAM_OPEN
 from crucible_gateway import json_writer
 from crucible_gateway.bindings import Binder, Bound
 from crucible_gateway.contract import Route
@@ -159,9 +160,10 @@ class _Stream:
         """Passes messages on until the call is over."""
         drained, left = ends
         deadline = time.monotonic() + HEAD_SECONDS
+        opened = scope.start("opened", _opened(call))
         while True:
             read = scope.start("read", _read(call))
-            message = await self._next(read, ends, deadline)
+            message = await self._next(read, opened, ends, deadline)
             if left.done():
                 raise ClientGoneError
             if message is None:
@@ -176,16 +178,25 @@ class _Stream:
             self._resuming_until = 0.0
 
     async def _next(
-        self, read: asyncio.Task[Message | None], ends: list[asyncio.Task[Any]], deadline: float
+        self,
+        read: asyncio.Task[Message | None],
+        opened: asyncio.Task[bool],
+        ends: list[asyncio.Task[Any]],
+        deadline: float,
     ) -> Message | None:
         """The next message; None at the end of the stream, or when client or process leave. Pings while it waits."""
         while True:
             timeout = PING_SECONDS if self._exchange.status else max(0.0, deadline - time.monotonic())
-            done, _ = await asyncio.wait({read, *ends}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            waits: set[asyncio.Task[Any]] = {read, *ends}
+            if not opened.done():
+                waits.add(opened)
+            done, _ = await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if read in done:
                 return read.result()
-            if done:
+            if any(end in done for end in ends):
                 return None
+            if opened in done and (self._exchange.status or opened.exception() is not None or not opened.result()):
+                continue
             if not self._exchange.status:
                 await self._begin()
                 if self._exchange.head:
@@ -218,6 +229,12 @@ class _Stream:
             return False
         await asyncio.sleep(RESUME_PAUSE_SECONDS)
         return True
+
+
+async def _opened(call: StreamCall) -> bool:
+    """Whether the server says that the stream is open though it has nothing to send yet."""
+    key, value = STREAM_OPEN
+    return (key, value) in tuple(await call.initial_metadata())
 
 
 async def _read(call: StreamCall) -> Message | None:

@@ -1,8 +1,11 @@
-"""Reads the options that every rpc states in the contract."""
+"""Reads the options that every rpc states in the contract, and what goes with them."""
 
 from google.protobuf.descriptor import MethodDescriptor
 
 from crucible.v1 import policy_pb2
+
+STREAM_OPEN = ("crucible-stream", "open")
+"""Initial metadata of a stream that has nothing to send yet: the call is granted, and its messages will come."""
 
 
 def method_policy(method: MethodDescriptor) -> policy_pb2.MethodPolicy | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -68,8 +68,13 @@ class Histories:
             raise not_found(evaluation)
         return page
 
-    async def follow(self, evaluation: str, *, after: int) -> AsyncIterator[event_pb2.Event]:
-        """Every event after a number, without gap or repeat; ends when the evaluation is final and all was given."""
+    async def follow(
+        self, evaluation: str, *, after: int, waiting: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[event_pb2.Event]:
+        """Every event after a number, without gap or repeat; ends when the evaluation is final and all was given.
+
+        `waiting` is called before the first wait for an event that is not there yet.
+        """
         async with self._tower.listen(evaluation) as listener:
             page = await self.page(evaluation, after=after, size=MAX_PAGE)
             while True:
@@ -78,6 +83,9 @@ class Histories:
                     after = event.sequence
                 if page.final and after >= page.last_sequence:
                     return
+                if waiting is not None and after >= page.last_sequence:
+                    await waiting()
+                    waiting = None
                 while after >= page.last_sequence:
                     # Up to date: what comes next is announced.
                     data = await listener.next(QUIET_SECONDS)

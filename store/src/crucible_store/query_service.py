@@ -14,6 +14,7 @@ from crucible.v1 import evaluation_pb2, event_pb2
 from crucible.v1 import evaluation_query_service_pb2 as pb2
 from crucible.v1 import evaluation_query_service_pb2_grpc as pb2_grpc
 from crucible_contracts import DEFAULT_TENANT
+from crucible_contracts.policy import STREAM_OPEN
 from crucible_store.database import Database
 from crucible_store.histories import Histories
 from crucible_store.listing import Query, list_page
@@ -67,7 +68,15 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
         self, request: pb2.WatchEvaluationRequest, context: Context
     ) -> AsyncIterator[event_pb2.Event]:
         """Streams the events of an evaluation."""
-        async for event in self._histories.follow(_id(request.evaluation_id), after=request.after_sequence):
+        begun = False
+
+        async def waiting() -> None:
+            if not begun:
+                await context.send_initial_metadata((STREAM_OPEN,))
+
+        evaluation = _id(request.evaluation_id)
+        async for event in self._histories.follow(evaluation, after=request.after_sequence, waiting=waiting):
+            begun = True
             yield event
 
     async def ReadOutput(
