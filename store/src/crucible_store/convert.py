@@ -282,7 +282,7 @@ def cancelled_event(
 
 
 def result(verdict: Message) -> StoredResult:
-    """The two halves of a verdict: without the texts of its outputs, and these alone."""
+    """The two halves of a verdict: without the texts of its outputs and what is known of its sandbox, and these alone."""
     body: attempt_pb2.AttemptMessage = verdict.body
     summary = execution_pb2.ExecutionResult()
     summary.CopyFrom(body.finished.result)
@@ -291,6 +291,9 @@ def result(verdict: Message) -> StoredResult:
         if body.finished.result.HasField(name):
             getattr(bulk, name).text = getattr(summary, name).text
             getattr(summary, name).ClearField("text")
+    if summary.HasField("containment"):
+        bulk.containment.CopyFrom(summary.containment)
+        summary.ClearField("containment")
     return StoredResult(int(summary.outcome), summary.SerializeToString(), bulk.SerializeToString())
 
 

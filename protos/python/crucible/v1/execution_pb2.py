@@ -22,32 +22,33 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from crucible.v1 import containment_pb2 as crucible_dot_v1_dot_containment__pb2
 from crucible.v1 import executor_pb2 as crucible_dot_v1_dot_executor__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63rucible/v1/execution.proto\x12\x0b\x63rucible.v1\x1a\x1a\x63rucible/v1/executor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x06\n\x0f\x45xecutionResult\x12>\n\x07outcome\x18\x01 \x01(\x0e\x32$.crucible.v1.ExecutionResult.OutcomeR\x07outcome\x12\x30\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x14.crucible.v1.FindingR\x08\x66indings\x12\x38\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32\".crucible.v1.ExecutionResult.CauseR\x05\x63\x61use\x12\x1d\n\texit_code\x18\x04 \x01(\x05H\x00R\x08\x65xitCode\x12\x18\n\x06signal\x18\x05 \x01(\tH\x00R\x06signal\x12+\n\x06stdout\x18\x06 \x01(\x0b\x32\x13.crucible.v1.OutputR\x06stdout\x12+\n\x06stderr\x18\x07 \x01(\x0b\x32\x13.crucible.v1.OutputR\x06stderr\x12(\n\x05usage\x18\x08 \x01(\x0b\x32\x12.crucible.v1.UsageR\x05usage\x12.\n\x07timings\x18\t \x01(\x0b\x32\x14.crucible.v1.TimingsR\x07timings\x12*\n\x06stages\x18\n \x03(\x0b\x32\x12.crucible.v1.StageR\x06stages\x12:\n\x08\x65xecutor\x18\x0b \x01(\x0b\x32\x1e.crucible.v1.ExecutorReferenceR\x08\x65xecutor\x12!\n\x0cimage_digest\x18\x0c \x01(\tR\x0bimageDigest\"\xaa\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tSUCCEEDED\x10\x01\x12\x10\n\x0cNONZERO_EXIT\x10\x02\x12\x0c\n\x08SIGNALED\x10\x03\x12\x16\n\x12WALL_TIME_EXCEEDED\x10\x04\x12\x15\n\x11\x43PU_TIME_EXCEEDED\x10\x05\x12\x13\n\x0fMEMORY_EXCEEDED\x10\x06\x12\x13\n\x0fOUTPUT_EXCEEDED\x10\x07\"x\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PROGRAM\x10\x01\x12\t\n\x05LIMIT\x10\x02\x12\x0b\n\x07SANDBOX\x10\x03\x12\t\n\x05IMAGE\x10\x04\x12\x12\n\x0eINFRASTRUCTURE\x10\x05\x12\x08\n\x04USER\x10\x06\x12\n\n\x06POLICY\x10\x07\x42\r\n\x0btermination\"\x9b\x01\n\x07\x46inding\x12>\n\x07outcome\x18\x01 \x01(\x0e\x32$.crucible.v1.ExecutionResult.OutcomeR\x07outcome\x12\x38\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\".crucible.v1.ExecutionResult.CauseR\x05\x63\x61use\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x95\x01\n\x06Output\x12\x17\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x88\x01\x01\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1c\n\ttruncated\x18\x04 \x01(\x08R\ttruncated\x12\x14\n\x05lossy\x18\x05 \x01(\x08R\x05lossyB\x07\n\x05_text\"\xa1\x01\n\x05Usage\x12\x36\n\twall_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08wallTime\x12\x34\n\x08\x63pu_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07\x63puTime\x12*\n\x11peak_memory_bytes\x18\x03 \x01(\x03R\x0fpeakMemoryBytes\"\x99\x02\n\x07Timings\x12\x32\n\x06queued\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x06queued\x12:\n\ndispatched\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ndispatched\x12\x34\n\x07started\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07started\x12\x30\n\x05ready\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05ready\x12\x36\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66inished\"\xcd\x01\n\x05Stage\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12>\n\x07outcome\x18\x02 \x01(\x0e\x32$.crucible.v1.ExecutionResult.OutcomeR\x07outcome\x12\x1d\n\texit_code\x18\x03 \x01(\x05H\x00R\x08\x65xitCode\x12\x18\n\x06signal\x18\x04 \x01(\tH\x00R\x06signal\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x12.crucible.v1.UsageR\x05usageB\r\n\x0bterminationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63rucible/v1/execution.proto\x12\x0b\x63rucible.v1\x1a\x1d\x63rucible/v1/containment.proto\x1a\x1a\x63rucible/v1/executor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x07\n\x0f\x45xecutionResult\x12>\n\x07outcome\x18\x01 \x01(\x0e\x32$.crucible.v1.ExecutionResult.OutcomeR\x07outcome\x12\x30\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x14.crucible.v1.FindingR\x08\x66indings\x12\x38\n\x05\x63\x61use\x18\x03 \x01(\x0e\x32\".crucible.v1.ExecutionResult.CauseR\x05\x63\x61use\x12\x1d\n\texit_code\x18\x04 \x01(\x05H\x00R\x08\x65xitCode\x12\x18\n\x06signal\x18\x05 \x01(\tH\x00R\x06signal\x12+\n\x06stdout\x18\x06 \x01(\x0b\x32\x13.crucible.v1.OutputR\x06stdout\x12+\n\x06stderr\x18\x07 \x01(\x0b\x32\x13.crucible.v1.OutputR\x06stderr\x12(\n\x05usage\x18\x08 \x01(\x0b\x32\x12.crucible.v1.UsageR\x05usage\x12.\n\x07timings\x18\t \x01(\x0b\x32\x14.crucible.v1.TimingsR\x07timings\x12*\n\x06stages\x18\n \x03(\x0b\x32\x12.crucible.v1.StageR\x06stages\x12:\n\x08\x65xecutor\x18\x0b \x01(\x0b\x32\x1e.crucible.v1.ExecutorReferenceR\x08\x65xecutor\x12!\n\x0cimage_digest\x18\x0c \x01(\tR\x0bimageDigest\x12?\n\x0b\x63ontainment\x18\r \x01(\x0b\x32\x18.crucible.v1.ContainmentH\x01R\x0b\x63ontainment\x88\x01\x01\"\xaa\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n\tSUCCEEDED\x10\x01\x12\x10\n\x0cNONZERO_EXIT\x10\x02\x12\x0c\n\x08SIGNALED\x10\x03\x12\x16\n\x12WALL_TIME_EXCEEDED\x10\x04\x12\x15\n\x11\x43PU_TIME_EXCEEDED\x10\x05\x12\x13\n\x0fMEMORY_EXCEEDED\x10\x06\x12\x13\n\x0fOUTPUT_EXCEEDED\x10\x07\"x\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PROGRAM\x10\x01\x12\t\n\x05LIMIT\x10\x02\x12\x0b\n\x07SANDBOX\x10\x03\x12\t\n\x05IMAGE\x10\x04\x12\x12\n\x0eINFRASTRUCTURE\x10\x05\x12\x08\n\x04USER\x10\x06\x12\n\n\x06POLICY\x10\x07\x42\r\n\x0bterminationB\x0e\n\x0c_containment\"\x9b\x01\n\x07\x46inding\x12>\n\x07outcome\x18\x01 \x01(\x0e\x32$.crucible.v1.ExecutionResult.OutcomeR\x07outcome\x12\x38\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\".crucible.v1.ExecutionResult.CauseR\x05\x63\x61use\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x95\x01\n\x06Output\x12\x17\n\x04text\x18\x01 \x01(\tH\x00R\x04text\x88\x01\x01\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1c\n\ttruncated\x18\x04 \x01(\x08R\ttruncated\x12\x14\n\x05lossy\x18\x05 \x01(\x08R\x05lossyB\x07\n\x05_text\"\xa1\x01\n\x05Usage\x12\x36\n\twall_time\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x08wallTime\x12\x34\n\x08\x63pu_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07\x63puTime\x12*\n\x11peak_memory_bytes\x18\x03 \x01(\x03R\x0fpeakMemoryBytes\"\x99\x02\n\x07Timings\x12\x32\n\x06queued\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x06queued\x12:\n\ndispatched\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ndispatched\x12\x34\n\x07started\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07started\x12\x30\n\x05ready\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05ready\x12\x36\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x66inished\"\xcd\x01\n\x05Stage\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12>\n\x07outcome\x18\x02 \x01(\x0e\x32$.crucible.v1.ExecutionResult.OutcomeR\x07outcome\x12\x1d\n\texit_code\x18\x03 \x01(\x05H\x00R\x08\x65xitCode\x12\x18\n\x06signal\x18\x04 \x01(\tH\x00R\x06signal\x12(\n\x05usage\x18\x05 \x01(\x0b\x32\x12.crucible.v1.UsageR\x05usageB\r\n\x0bterminationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crucible.v1.execution_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXECUTIONRESULT']._serialized_start=138
-  _globals['_EXECUTIONRESULT']._serialized_end=1013
-  _globals['_EXECUTIONRESULT_OUTCOME']._serialized_start=706
-  _globals['_EXECUTIONRESULT_OUTCOME']._serialized_end=876
-  _globals['_EXECUTIONRESULT_CAUSE']._serialized_start=878
-  _globals['_EXECUTIONRESULT_CAUSE']._serialized_end=998
-  _globals['_FINDING']._serialized_start=1016
-  _globals['_FINDING']._serialized_end=1171
-  _globals['_OUTPUT']._serialized_start=1174
-  _globals['_OUTPUT']._serialized_end=1323
-  _globals['_USAGE']._serialized_start=1326
-  _globals['_USAGE']._serialized_end=1487
-  _globals['_TIMINGS']._serialized_start=1490
-  _globals['_TIMINGS']._serialized_end=1771
-  _globals['_STAGE']._serialized_start=1774
-  _globals['_STAGE']._serialized_end=1979
+  _globals['_EXECUTIONRESULT']._serialized_start=169
+  _globals['_EXECUTIONRESULT']._serialized_end=1125
+  _globals['_EXECUTIONRESULT_OUTCOME']._serialized_start=802
+  _globals['_EXECUTIONRESULT_OUTCOME']._serialized_end=972
+  _globals['_EXECUTIONRESULT_CAUSE']._serialized_start=974
+  _globals['_EXECUTIONRESULT_CAUSE']._serialized_end=1094
+  _globals['_FINDING']._serialized_start=1128
+  _globals['_FINDING']._serialized_end=1283
+  _globals['_OUTPUT']._serialized_start=1286
+  _globals['_OUTPUT']._serialized_end=1435
+  _globals['_USAGE']._serialized_start=1438
+  _globals['_USAGE']._serialized_end=1599
+  _globals['_TIMINGS']._serialized_start=1602
+  _globals['_TIMINGS']._serialized_end=1883
+  _globals['_STAGE']._serialized_start=1886
+  _globals['_STAGE']._serialized_end=2091
 # @@protoc_insertion_point(module_scope)
