@@ -95,6 +95,7 @@ async def test_a_bad_body_is_told_what_is_wrong(
             415,
             "UNSUPPORTED_MEDIA_TYPE",
         ),
+        ("POST", "/v1/evaluations", JSON | {"content-encoding": "gzip"}, b"{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("POST", "/v1/evaluations", JSON, b"x" * (LIMIT + 1), 413, "BODY_TOO_LARGE"),
         ("GET", "/v1/evaluations", JSON, b"{}", 400, "MALFORMED_BODY"),
         ("GET", "/v1/evaluations/%zz", {}, b"", 400, "INVALID_FIELD"),
@@ -138,6 +139,29 @@ async def test_a_wrong_request_gets_its_code(
     assert (problem["status"], problem["reason"]) == (status, reason)
     assert problem["traceId"] == response.headers["crucible-trace-id"]
     assert "access-control-allow-origin" not in response.headers
+    assert not upstream.asked
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "words"),
+    [
+        ("/v1/evaluations:run", b'{"timeout": "3s"}', "timeout", "is a query parameter: send it in the URL"),
+        ("/v1/evaluations", b'{"requestId": "a"}', "requestId", "is a query parameter: send it in the URL"),
+        ("/v1/evaluations?runtime=python", b"{}", "runtime", "is a field of the body: send it there"),
+        ("/v1/evaluations?limits.wallTime=1s", b"{}", "limits.wallTime", "is a field of the body: send it there"),
+        ("/v1/evaluations:run?timeuot=1s", b"{}", "timeuot", "did you mean timeout?"),
+        ("/v1/evaluations:run?wait=true", b"{}", "wait", "it takes request_id, timeout"),
+        ("/v1/evaluations:batchCreate?dry=1", b"{}", "dry", "takes everything in the body"),
+    ],
+)
+async def test_what_is_sent_in_the_wrong_place_is_told_the_right_one(
+    upstream: Recorder, http: httpx.AsyncClient, path: str, body: bytes, field: str, words: str
+) -> None:
+    response = await http.post(path, content=body, headers=JSON)
+    assert response.status_code == 400
+    (error,) = response.json()["errors"]
+    assert error["field"] == field
+    assert words in error["message"]
     assert not upstream.asked
 
 

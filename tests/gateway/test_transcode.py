@@ -140,7 +140,7 @@ async def test_header_and_query_may_say_the_same_and_no_other(upstream: Recorder
     assert same.status_code == 200
     other = await http.post("/v1/evaluations?requestId=b", json=PYTHON, headers={"idempotency-key": "a"})
     assert other.status_code == 400
-    assert other.json()["errors"] == [{"field": "Idempotency-Key", "message": "differs from requestId"}]
+    assert other.json()["errors"] == [{"field": "Idempotency-Key", "message": "must equal requestId"}]
 
 
 async def test_a_missing_request_id_is_made(upstream: Recorder, http: httpx.AsyncClient) -> None:
@@ -281,18 +281,25 @@ FILE = {"path": "main.py", "text": ""}
 @pytest.mark.parametrize(
     ("body", "field", "words"),
     [
-        ({}, "source", "as source, or as files"),
-        ({"source": "", "files": [FILE]}, "files", "beside source"),
-        ({"files": [FILE, {"path": "a", "data": ""}, FILE]}, "files", "the path main.py may stand only once"),
-        ({"files": [FILE], "entrypoint": "other.py"}, "entrypoint", "one of files"),
-        ({"source": "", "entrypoint": "main.py"}, "entrypoint", "goes with files"),
-        ({"files": [FILE, {"path": "a"}]}, "files[1].text", "as text, or as data"),
+        ({}, "source", "as source or as files"),
+        ({"source": "", "files": [FILE]}, "files", "combined with source"),
+        ({"files": [FILE, {"path": "a", "data": ""}, FILE]}, "files", "the path main.py appears more than once"),
+        ({"files": [FILE], "entrypoint": "other.py"}, "entrypoint", "one of the files"),
+        ({"source": "", "entrypoint": "main.py"}, "entrypoint", "needs files"),
+        ({"files": [FILE, {"path": "a"}]}, "files[1].text", "as text or as data"),
         ({"files": [FILE, {"path": "/etc/passwd", "text": ""}]}, "files[1].path", "relative path"),
         ({"files": [FILE, {"path": "a\0b", "text": ""}]}, "files[1].path", "relative path"),
-        ({"source": "", "stdin": "", "stdinBytes": ""}, "stdinBytes", "beside stdin"),
+        ({"source": "", "stdin": "", "stdinBytes": ""}, "stdinBytes", "combined with stdin"),
         ({"source": "", "args": ["a", "b", "c", "d\0"]}, "args[3]", "NUL"),
         ({"source": "", "env": {"A": "", "B": "\0"}}, 'env["B"]', "NUL"),
         ({"source": "", "labels": {"team": "\0"}}, 'labels["team"]', "NUL"),
+        ({"source": "", "runtime": ""}, "runtime", "is required"),
+        ({"source": "", "runtime": "Python"}, "runtime", "must match the pattern ^[a-z]"),
+        ({"source": "", "priority": 9}, "priority", "must be one of the defined enum values"),
+        ({"source": "", "limits": {"wallTime": "3601s"}}, "limits.wallTime", "must be from 0.1s to 3600s"),
+        ({"source": "", "limits": {"openFiles": 0}}, "limits.openFiles", "must be from 16 to 1024"),
+        ({"source": "", "args": ["a"] * 257}, "args", "must have at most 256 items"),
+        ({"source": "", "labels": dict.fromkeys(map(str, range(33)), "")}, "labels", "must have at most 32 entries"),
     ],
 )
 async def test_every_rule_of_the_contract_names_its_field(
@@ -303,6 +310,26 @@ async def test_every_rule_of_the_contract_names_its_field(
     (error,) = response.json()["errors"]
     assert error["field"] == field
     assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "message"),
+    [
+        ("?order_by=id", "order_by", "must be one of: create_time, create_time asc, create_time desc"),
+        ("?orderBy=id", "orderBy", "must be one of: create_time, create_time asc, create_time desc"),
+        ("?page_size=1001", "page_size", "must be from 0 to 1000"),
+        ("?filter=" + "a" * 2049, "filter", "must be at most 2048 bytes"),
+        (f"/{ID}:wait?timeout=601s", "timeout", "must be from 0s to 600s"),
+        (f"/{ID}/events?after_sequence=-1", "after_sequence", "must be at least 0"),
+        (f"/{ID}/output/stdin", "stream", "must be one of: stdout, stderr"),
+    ],
+)
+async def test_rules_of_queries_are_told_in_plain_words(
+    upstream: Recorder, http: httpx.AsyncClient, path: str, field: str, message: str
+) -> None:
+    response = await http.get(f"/v1/evaluations{path}")
+    assert response.status_code == 400
+    assert response.json()["errors"] == [{"field": field, "message": message}]
 
 
 async def test_an_id_that_is_none_is_the_contracts_400(upstream: Recorder, http: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
@@ -62,7 +63,34 @@ def _violation(root: Descriptor, violation: protovalidate.Violation) -> FieldVio
                     at = at.fields_by_name["value"].message_type
     if at is not None and proto.rule_id in _message_rules(at):
         path = _join(path, proto.rule_id.partition(".")[0])
-    return FieldViolation(path, proto.message or proto.rule_id)
+    return FieldViolation(path, plain_words(proto.message or proto.rule_id))
+
+
+_PHRASES = [
+    (re.compile(rf"^{pattern}$", re.DOTALL), words)
+    for pattern, words in (
+        (r"must be greater than or equal to (\S+) and less than or equal to (\S+)", r"must be from \1 to \2"),
+        (r"must be greater than or equal to (\S+)", r"must be at least \1"),
+        (r"must be less than or equal to (\S+)", r"must be at most \1"),
+        (r"must be in list \[(.*)\]", r"must be one of: \1"),
+        (r"must contain no more than (\d+) item\(s\)", r"must have at most \1 items"),
+        (r"must contain at least 1 item\(s\)", r"must have at least one item"),
+        (r"must contain at least (\d+) item\(s\)", r"must have at least \1 items"),
+        (r"map must be at most (\d+) entries", r"must have at most \1 entries"),
+        (r"must be at least 1 characters", r"must not be empty"),
+        (r"does not match regex pattern `(.*)`", r"must match the pattern \1"),
+        (r"value is required", r"is required"),
+        (r"value (must .*)", r"\1"),
+    )
+]
+
+
+def plain_words(message: str) -> str:
+    """A standard rule's message, shortened to what a person would say; any other as it is."""
+    for pattern, words in _PHRASES:
+        if pattern.match(message):
+            return pattern.sub(words, message)
+    return message
 
 
 def _join(path: str, name: str) -> str:

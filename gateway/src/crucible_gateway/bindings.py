@@ -15,7 +15,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from crucible_chassis.errors import ServiceError, invalid_argument
+from crucible_chassis.errors import FieldViolation, ServiceError, invalid_argument
 from crucible_contracts.proto_json import map_entry
 from crucible_gateway import json_reader
 from crucible_gateway.contract import BODY_WHOLE, REQUEST_ID, Route, is_text, is_wrapper
@@ -83,7 +83,7 @@ class Binder:
             return
         _check_media_type(exchange)
         if not data:
-            raise fault("MALFORMED_BODY", "the body is empty, and a JSON object is expected")
+            raise fault("MALFORMED_BODY", "the body is empty: send a JSON object")
         if len(data) > LARGE_BYTES:
             await asyncio.to_thread(self._read_document, data, message, faults)
         else:
@@ -97,9 +97,9 @@ class Binder:
         if self._route.body == BODY_WHOLE:
             json_reader.read_message(value, message, "", faults)
         else:
-            json_reader.read_field(
-                value, message, self._route.rpc.input_type.fields_by_name[self._route.body], "", faults
-            )
+            body = self._route.rpc.input_type.fields_by_name[self._route.body]
+            json_reader.read_field(value, message, body, "", faults)
+            faults.found = [self._hinted(each, body) for each in faults.found]
 
     def _read_query(self, query: bytes, message: Message, spoken: dict[str, str], faults: Faults) -> None:
         if not query:
@@ -113,14 +113,14 @@ class Binder:
                 max_num_fields=MAX_QUERY_FIELDS,
             )
         except ValueError as exc:
-            msg = f"the query cannot be read: up to {MAX_QUERY_FIELDS} name=value pairs in UTF-8 are expected"
+            msg = f"the query cannot be read: send up to {MAX_QUERY_FIELDS} name=value pairs in UTF-8"
             raise fault("INVALID_FIELD", msg) from exc
         seen: set[str] = set()
         for name, text in pairs:
             field = self._query_field(name)
             shown = name[: json_reader.MAX_KEY_CHARS]
             if field is None:
-                faults.add(shown, "is no query parameter of this method")
+                faults.add(shown, self._unknown_parameter(name))
                 continue
             path, descriptor = field
             if path in seen and not descriptor.is_repeated:
@@ -129,6 +129,24 @@ class Binder:
             seen.add(path)
             spoken.setdefault(path.partition(".")[0], name.partition(".")[0])
             _set_text(message, path, text, shown, faults)
+
+    def _hinted(self, violation: FieldViolation, body: FieldDescriptor) -> FieldViolation:
+        """A field that the body does not have, and the query does, is sent in the wrong place."""
+        known = body.message_type is not None and json_reader.field_by_name(body.message_type, violation.field)
+        if known or self._query_field(violation.field) is None:
+            return violation
+        return FieldViolation(violation.field, "is a query parameter: send it in the URL, not in the body")
+
+    def _unknown_parameter(self, name: str) -> str:
+        if self._route.body == BODY_WHOLE:
+            return "is not a query parameter: this method takes everything in the body"
+        request = self._route.rpc.input_type
+        body = request.fields_by_name[self._route.body].message_type if self._route.body else None
+        if body is not None and json_reader.field_by_name(body, name.partition(".")[0]) is not None:
+            return "is a field of the body: send it there, not in the URL"
+        names = [field.name for field in request.fields if self._query_field(field.name) is not None]
+        takes = f"; it takes {', '.join(names)}" if names else ""
+        return f"is not a query parameter of this method{json_reader.did_you_mean(name, names) or takes}"
 
     def _query_field(self, name: str) -> tuple[str, FieldDescriptor] | None:
         """A leaf of the request by a dotted name in either spelling, with its path in proto names."""
@@ -166,13 +184,13 @@ class Binder:
     def _use_key(self, key: str, message: Message, spoken: dict[str, str], faults: Faults) -> None:
         if not self._takes_key:
             if self._keyed_lists:
-                faults.add(IDEMPOTENCY_KEY, "is not taken here: each of the requests has its own requestId")
+                faults.add(IDEMPOTENCY_KEY, "is not accepted here: set requestId in each of the requests")
             return
         own = str(getattr(message, REQUEST_ID))
         if not key:
             faults.add(IDEMPOTENCY_KEY, "must not be empty")
         elif own and own != key:
-            faults.add(IDEMPOTENCY_KEY, f"differs from {spoken.get(REQUEST_ID, REQUEST_ID)}")
+            faults.add(IDEMPOTENCY_KEY, f"must equal {spoken.get(REQUEST_ID, REQUEST_ID)}")
         else:
             spoken.setdefault(REQUEST_ID, IDEMPOTENCY_KEY)
             setattr(message, REQUEST_ID, key)
@@ -238,14 +256,25 @@ def _is_message(field: FieldDescriptor) -> bool:
 
 
 def _check_media_type(exchange: Exchange) -> None:
+    coding = exchange.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        # A few bytes can unfold to gigabytes.
+        raise _unsupported(
+            f"the body must not be compressed, and its Content-Encoding is {_shown(coding)}", content_encoding=coding
+        )
     given = exchange.headers.get("content-type", "")
     essence, _, parameters = given.partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if essence.strip().lower() == JSON and charset in ("", "charset=utf-8"):
         return
-    raise ServiceError(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "UNSUPPORTED_MEDIA_TYPE",
-        f"the body must be {JSON}",
-        metadata={"content_type": json.dumps(given[:128])[1:-1]},
-    )
+    shown = f", and its Content-Type is {_shown(given)}" if given else ": send Content-Type: application/json"
+    raise _unsupported(f"the body must be {JSON} in UTF-8{shown}", content_type=given)
+
+
+def _unsupported(words: str, **given: str) -> ServiceError:
+    metadata = {name: _shown(value) for name, value in given.items()}
+    return ServiceError(grpc.StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_MEDIA_TYPE", words, metadata=metadata)
+
+
+def _shown(header: str) -> str:
+    return json.dumps(header[:128])[1:-1]

@@ -146,7 +146,7 @@ def _asked_part(exchange: Exchange) -> _Part | None:
 def _put(message: Message, options: ByteRange, part: _Part) -> None:
     for name, value in ((options.offset_field, part.offset), (options.limit_field, part.limit)):
         if getattr(message, name):
-            raise fault("INVALID_FIELD", "cannot stand beside the header Range", field=name)
+            raise fault("INVALID_FIELD", "cannot be combined with the Range header", field=name)
         setattr(message, name, value)
 
 
@@ -168,7 +168,7 @@ def _media_type(body: httpbody_pb2.HttpBody | None) -> str:
 
 def _unsatisfiable(size: int | None) -> ServiceError:
     metadata = {} if size is None else {"size": str(size)}
-    words = "the range holds no byte of the output"
+    words = "the range starts past the end of the output"
     return ServiceError(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", words, metadata=metadata)
 
 

@@ -110,7 +110,7 @@ def _routes_of(rpc: MethodDescriptor) -> Iterator[Route]:
         msg = f"{rpc.full_name} has a path over HTTP, but its policy does not let the gateway call it"
         raise ContractError(msg)
     if rpc.client_streaming:
-        msg = f"{rpc.full_name} streams its requests, which has no form over HTTP"
+        msg = f"{rpc.full_name} streams its requests, which HTTP cannot carry"
         raise ContractError(msg)
     for each in (rule, *rule.additional_bindings):
         if each is not rule and each.additional_bindings:
@@ -161,11 +161,11 @@ def _faults(route: Route) -> Iterator[str]:
     for variable in route.template.variables:
         field = resolve(request, variable.field_path)
         if field is None or field.is_repeated or (field.message_type is not None and not _textual(field)):
-            yield f"the path's {{{variable.field_path}}} is no field of one value"
+            yield f"the path's {{{variable.field_path}}} is not a field with a single value"
     if route.body not in ("", BODY_WHOLE) and route.body not in request.fields_by_name:
-        yield f"its body names {route.body!r}, which is no field of the request"
+        yield f"its body names {route.body!r}, which is not a field of the request"
     if route.response_body and route.response_body not in response.fields_by_name:
-        yield f"its response_body names {route.response_body!r}, which is no field of the response"
+        yield f"its response_body names {route.response_body!r}, which is not a field of the response"
     if route.method in ("GET", "DELETE", "HEAD") and route.body:
         yield f"{route.method} takes no body"
     stream, byte_range = route.event_stream, route.byte_range
@@ -175,17 +175,17 @@ def _faults(route: Route) -> Iterator[str]:
         if route.kind is not Kind.EVENTS:
             yield "event_stream is stated, but it streams no messages"
         if not _is_integer(response.fields_by_name.get(stream.cursor_field)):
-            yield f"event_stream.cursor_field {stream.cursor_field!r} is no integer of the response"
+            yield f"event_stream.cursor_field {stream.cursor_field!r} is not an integer field of the response"
         if not _is_integer(request.fields_by_name.get(stream.resume_field)):
-            yield f"event_stream.resume_field {stream.resume_field!r} is no integer of the request"
+            yield f"event_stream.resume_field {stream.resume_field!r} is not an integer field of the request"
         if stream.kind_oneof not in response.oneofs_by_name:
-            yield f"event_stream.kind_oneof {stream.kind_oneof!r} is no oneof of the response"
+            yield f"event_stream.kind_oneof {stream.kind_oneof!r} is not a oneof of the response"
     if byte_range is not None:
         if route.kind is not Kind.BYTES or not route.rpc.server_streaming:
             yield "byte_range is stated, but it streams no google.api.HttpBody"
         for name in (byte_range.offset_field, byte_range.limit_field):
             if not _is_integer(request.fields_by_name.get(name)):
-                yield f"byte_range names {name!r}, which is no integer of the request"
+                yield f"byte_range names {name!r}, which is not an integer field of the request"
 
 
 _TEXTUAL = frozenset({"Timestamp", "Duration", "FieldMask"})

@@ -135,11 +135,13 @@ class Edge:
         given = exchange.headers.getlist("host")
         found = _HOST.fullmatch(given[0]) if len(given) == 1 else None
         if found is None or found.group(1).lower().rstrip(".") not in self._hosts:
-            raise _not_ours("the Host header names no host of this gateway: see CRUCIBLE_HOSTS")
+            raise _not_ours(
+                "the Host header is not one of the gateway's names, which CRUCIBLE_HOSTS sets"
+            )
         origin = exchange.headers.get("origin")
         if origin is not None and exchange.method not in _SAFE and not self._is_ours(origin):
             # A page of another site can send such a request to localhost; it only could not read the answer.
-            raise _not_ours("the request comes from a page of another site")
+            raise _not_ours("the Origin header names another site; pages of other sites may not change anything here")
 
     def _is_ours(self, origin: str) -> bool:
         _, separator, rest = origin.partition("://")
@@ -168,11 +170,11 @@ def _not_ours(message: str) -> ServiceError:
 
 def _no_match(found: NoMatch) -> ServiceError:
     if not found.allowed:
-        return ServiceError(grpc.StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND", "no route has this path: see /docs")
+        return ServiceError(grpc.StatusCode.NOT_FOUND, "ROUTE_NOT_FOUND", "there is no such route; see /docs")
     allowed = ", ".join(sorted(found.allowed))
     return ServiceError(
         grpc.StatusCode.UNIMPLEMENTED,
         "METHOD_NOT_ALLOWED",
-        f"this path takes {allowed}",
+        f"this path accepts {allowed}",
         metadata={"allowed": allowed},
     )

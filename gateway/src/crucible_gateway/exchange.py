@@ -71,7 +71,7 @@ class Exchange:
         """The value of a header that may stand once. 400 where it stands twice."""
         values = self.headers.getlist(name)
         if len(values) > 1:
-            raise fault("INVALID_FIELD", "stands more than once", field=name)
+            raise fault("INVALID_FIELD", "must be sent only once", field=name)
         return values[0].strip() if values else None
 
     async def read_body(self) -> bytes:
@@ -100,7 +100,7 @@ class Exchange:
                 while more:
                     chunk, more = await self._next_chunk()
                     if chunk:
-                        raise fault("MALFORMED_BODY", "this method takes no body")
+                        raise fault("MALFORMED_BODY", "this method does not accept a body")
         except TimeoutError as exc:
             raise SlowBodyError from exc
 

@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from google.protobuf import json_format
@@ -68,7 +68,7 @@ def read_message(value: object, message: Message, path: str, faults: Faults, dep
             faults.add(path, str(exc))
         return
     if not isinstance(value, dict):
-        faults.add(path, f"must be an object, and is {_kind(value)}")
+        faults.add(path, f"must be an object, not {_kind(value)}")
         return
     members = cast("dict[str, object]", value)
     names = _names(descriptor)
@@ -89,7 +89,7 @@ def read_message(value: object, message: Message, path: str, faults: Faults, dep
             continue
         oneof = field.containing_oneof
         if oneof is not None and (other := message.WhichOneof(oneof.name)) is not None:
-            faults.add(name, f"cannot stand beside {descriptor.fields_by_name[other].json_name}")
+            faults.add(name, f"cannot be combined with {descriptor.fields_by_name[other].json_name}")
             continue
         read_field(item, message, field, name, faults, depth)
 
@@ -151,7 +151,7 @@ def read_field(
 
 def _read_list(item: object, message: Message, field: FieldDescriptor, name: str, faults: Faults, depth: int) -> None:
     if not isinstance(item, list):
-        faults.add(name, f"must be an array, and is {_kind(item)}")
+        faults.add(name, f"must be an array, not {_kind(item)}")
         return
     target = getattr(message, field.name)
     for index, element in enumerate(cast("list[object]", item)):
@@ -178,7 +178,7 @@ def _read_map(
     depth: int,
 ) -> None:
     if not isinstance(item, dict):
-        faults.add(name, f"must be an object, and is {_kind(item)}")
+        faults.add(name, f"must be an object, not {_kind(item)}")
         return
     key_field, value_field = entry
     for key, element in cast("dict[str, object]", item).items():
@@ -219,7 +219,7 @@ def _read_well_known(value: object, message: Message) -> None:
         if not isinstance(value, str) or not form.fullmatch(value):
             raise WrongValueError(words)
     else:
-        words = "is not what this field takes"
+        words = "is not valid for this field"
     try:
         json_format.ParseDict(cast("dict[str, Any]", value), message, max_recursion_depth=MAX_DEPTH)
     except (json_format.ParseError, ValueError, OverflowError, TypeError) as exc:
@@ -228,33 +228,33 @@ def _read_well_known(value: object, message: Message) -> None:
 
 def _read_bool(value: object) -> bool:
     if not isinstance(value, bool):
-        msg = f"must be true or false, and is {_kind(value)}"
+        msg = f"must be true or false, not {_kind(value)}"
         raise WrongValueError(msg)
     return value
 
 
 def _read_str(value: object) -> str:
     if not isinstance(value, str):
-        msg = f"must be a string, and is {_kind(value)}"
+        msg = f"must be a string, not {_kind(value)}"
         raise WrongValueError(msg)
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as exc:
-            msg = "holds half of a surrogate pair, which is no character"
+            msg = "contains an unpaired surrogate"
             raise WrongValueError(msg) from exc
     return value
 
 
 def _read_bytes(value: object) -> bytes:
     if not isinstance(value, str):
-        msg = f"must be base64 in a string, and is {_kind(value)}"
+        msg = f"must be a base64 string, not {_kind(value)}"
         raise WrongValueError(msg)
     text = value.replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as exc:
-        msg = "is not base64"
+        msg = "must be base64"
         raise WrongValueError(msg) from exc
 
 
@@ -266,7 +266,7 @@ def _read_enum(value: object, enum: EnumDescriptor) -> int:
         return value
     names = ", ".join(entry.name for entry in enum.values if entry.number)
     given = json.dumps(value[:MAX_KEY_CHARS], ensure_ascii=False) if isinstance(value, str) else _kind(value)
-    msg = f"must be one of {names}, and is {given}"
+    msg = f"must be one of {names}, not {given}"
     raise WrongValueError(msg)
 
 
@@ -292,10 +292,10 @@ def _real(limit: float) -> Callable[[object], float]:
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,32}(\.[0-9]{1,32})?([eE][+-]?[0-9]{1,3})?", value):
             value = float(value)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
-            msg = f"must be a number, and is {_kind(value)}"
+            msg = f"must be a number, not {_kind(value)}"
             raise WrongValueError(msg)
         if not abs(value) <= limit or math.isinf(value):
-            msg = "is too large a number"
+            msg = "is out of range"
             raise WrongValueError(msg)
         return float(value)
 
@@ -328,8 +328,13 @@ def _takes_null(field: FieldDescriptor) -> bool:
 
 
 def _unknown(key: str, descriptor: Descriptor) -> str:
-    near = difflib.get_close_matches(key[:MAX_KEY_CHARS], [field.json_name for field in descriptor.fields], 1)
-    return f"is no field of {descriptor.name}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"is not a field of {descriptor.name}{did_you_mean(key, (field.json_name for field in descriptor.fields))}"
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean source?` where a known name is close to what was given, else nothing."""
+    near = difflib.get_close_matches(given[:MAX_KEY_CHARS], list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _join(path: str, name: str) -> str:

@@ -50,7 +50,7 @@ def _decoder() -> json.JSONDecoder:
             seen: set[str] = set()
             for key, _ in pairs:
                 if key in seen:
-                    msg = f"the key {json.dumps(key[:64])} stands twice in one object"
+                    msg = f"the key {json.dumps(key[:64])} appears twice in one object"
                     raise MalformedJsonError(msg)
                 seen.add(key)
         return value
@@ -61,7 +61,7 @@ def _decoder() -> json.JSONDecoder:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    msg = f"{name} is no JSON number"
+    msg = f"{name} is not a JSON number"
     raise MalformedJsonError(msg)
 
 

@@ -29,11 +29,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. A field breaks a rule of the contract. `BadRequest` names each field and its limit, e.g.
+    """INVALID_ARGUMENT. A field is not valid. `BadRequest` names each field and its limit, e.g.
     {"field": "evaluation.limits.memory_bytes", "description": "must be at most 4294967296"}.
     """
     UNKNOWN_RUNTIME: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. The runtime is not known. Metadata: {"runtime": "pyhton", "known": "bash, python"}."""
+    """INVALID_ARGUMENT. There is no such runtime. Metadata: {"runtime": "pyhton", "known": "bash, python"}."""
     LIMIT_TOO_LARGE: _ErrorReason.ValueType  # 3
     """INVALID_ARGUMENT. A limit is over the runtime's maximum. Metadata: {"limit": "memory_bytes", "maximum": "1073741824"}."""
     EVALUATION_NOT_FOUND: _ErrorReason.ValueType  # 4
@@ -51,29 +51,31 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INVALID_FILTER: _ErrorReason.ValueType  # 10
     """INVALID_ARGUMENT. The filter cannot be read. Metadata: {"position": "7"}."""
     DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 11
-    """UNAVAILABLE. A part of the platform is away; try again after `RetryInfo`. Metadata: {"part": "database"}."""
+    """UNAVAILABLE. A part of the platform is unavailable; try again after `RetryInfo`. Metadata: {"part": "database"}."""
     INTERNAL: _ErrorReason.ValueType  # 12
-    """INTERNAL. A fault of the platform. Metadata: {"trace_id": "..."}: what an operator needs to find it."""
+    """INTERNAL. A fault of the platform. Metadata: {"trace_id": "..."}, by which an operator finds it."""
     MALFORMED_BODY: _ErrorReason.ValueType  # 13
-    """INVALID_ARGUMENT. The body is not the JSON the method takes."""
+    """INVALID_ARGUMENT. The body is not the JSON that the method expects."""
     ROUTE_NOT_FOUND: _ErrorReason.ValueType  # 14
-    """NOT_FOUND. No route has this path."""
+    """NOT_FOUND. There is no such route."""
     METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 15
-    """UNIMPLEMENTED. The path has no such method. HTTP 405. Metadata: {"allowed": "GET, POST"}."""
+    """UNIMPLEMENTED. The path does not accept this method. HTTP 405. Metadata: {"allowed": "GET, POST"}."""
     UNSUPPORTED_MEDIA_TYPE: _ErrorReason.ValueType  # 16
-    """INVALID_ARGUMENT. The body's type is not `application/json`. HTTP 415. Metadata: {"content_type": "text/plain"}."""
+    """INVALID_ARGUMENT. The body is not `application/json`, or it is compressed. HTTP 415.
+    Metadata: {"content_type": "text/plain"} or {"content_encoding": "gzip"}.
+    """
     BODY_TOO_LARGE: _ErrorReason.ValueType  # 17
-    """OUT_OF_RANGE. The body is larger than the gateway takes. HTTP 413. Metadata: {"maximum_bytes": "8388608"}."""
+    """OUT_OF_RANGE. The body is larger than the gateway accepts. HTTP 413. Metadata: {"maximum_bytes": "8388608"}."""
     HOST_NOT_ALLOWED: _ErrorReason.ValueType  # 18
-    """PERMISSION_DENIED. The `Host` header names no host of this gateway."""
+    """PERMISSION_DENIED. The `Host` or `Origin` header is not one of this gateway's names."""
     DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 19
-    """DEADLINE_EXCEEDED. The answer did not come in the time the caller allowed."""
+    """DEADLINE_EXCEEDED. There was no answer in the time that the caller allowed."""
     CANCELLED_BY_CLIENT: _ErrorReason.ValueType  # 20
-    """CANCELLED. The caller left."""
+    """CANCELLED. The caller disconnected."""
     HEADERS_TOO_LARGE: _ErrorReason.ValueType  # 21
-    """OUT_OF_RANGE. The request's headers are larger than the gateway takes. HTTP 431. Metadata: {"maximum_bytes": "32768"}."""
+    """OUT_OF_RANGE. The request's headers are larger than the gateway accepts. HTTP 431. Metadata: {"maximum_bytes": "32768"}."""
     URL_TOO_LONG: _ErrorReason.ValueType  # 22
-    """OUT_OF_RANGE. The URL is longer than the gateway takes. HTTP 414. Metadata: {"maximum_bytes": "16384"}."""
+    """OUT_OF_RANGE. The URL is longer than the gateway accepts. HTTP 414. Metadata: {"maximum_bytes": "16384"}."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of a failed call. In `ErrorInfo.reason` it stands by its name."""
@@ -81,11 +83,11 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. A field breaks a rule of the contract. `BadRequest` names each field and its limit, e.g.
+"""INVALID_ARGUMENT. A field is not valid. `BadRequest` names each field and its limit, e.g.
 {"field": "evaluation.limits.memory_bytes", "description": "must be at most 4294967296"}.
 """
 UNKNOWN_RUNTIME: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. The runtime is not known. Metadata: {"runtime": "pyhton", "known": "bash, python"}."""
+"""INVALID_ARGUMENT. There is no such runtime. Metadata: {"runtime": "pyhton", "known": "bash, python"}."""
 LIMIT_TOO_LARGE: ErrorReason.ValueType  # 3
 """INVALID_ARGUMENT. A limit is over the runtime's maximum. Metadata: {"limit": "memory_bytes", "maximum": "1073741824"}."""
 EVALUATION_NOT_FOUND: ErrorReason.ValueType  # 4
@@ -103,27 +105,29 @@ INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 9
 INVALID_FILTER: ErrorReason.ValueType  # 10
 """INVALID_ARGUMENT. The filter cannot be read. Metadata: {"position": "7"}."""
 DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 11
-"""UNAVAILABLE. A part of the platform is away; try again after `RetryInfo`. Metadata: {"part": "database"}."""
+"""UNAVAILABLE. A part of the platform is unavailable; try again after `RetryInfo`. Metadata: {"part": "database"}."""
 INTERNAL: ErrorReason.ValueType  # 12
-"""INTERNAL. A fault of the platform. Metadata: {"trace_id": "..."}: what an operator needs to find it."""
+"""INTERNAL. A fault of the platform. Metadata: {"trace_id": "..."}, by which an operator finds it."""
 MALFORMED_BODY: ErrorReason.ValueType  # 13
-"""INVALID_ARGUMENT. The body is not the JSON the method takes."""
+"""INVALID_ARGUMENT. The body is not the JSON that the method expects."""
 ROUTE_NOT_FOUND: ErrorReason.ValueType  # 14
-"""NOT_FOUND. No route has this path."""
+"""NOT_FOUND. There is no such route."""
 METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 15
-"""UNIMPLEMENTED. The path has no such method. HTTP 405. Metadata: {"allowed": "GET, POST"}."""
+"""UNIMPLEMENTED. The path does not accept this method. HTTP 405. Metadata: {"allowed": "GET, POST"}."""
 UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 16
-"""INVALID_ARGUMENT. The body's type is not `application/json`. HTTP 415. Metadata: {"content_type": "text/plain"}."""
+"""INVALID_ARGUMENT. The body is not `application/json`, or it is compressed. HTTP 415.
+Metadata: {"content_type": "text/plain"} or {"content_encoding": "gzip"}.
+"""
 BODY_TOO_LARGE: ErrorReason.ValueType  # 17
-"""OUT_OF_RANGE. The body is larger than the gateway takes. HTTP 413. Metadata: {"maximum_bytes": "8388608"}."""
+"""OUT_OF_RANGE. The body is larger than the gateway accepts. HTTP 413. Metadata: {"maximum_bytes": "8388608"}."""
 HOST_NOT_ALLOWED: ErrorReason.ValueType  # 18
-"""PERMISSION_DENIED. The `Host` header names no host of this gateway."""
+"""PERMISSION_DENIED. The `Host` or `Origin` header is not one of this gateway's names."""
 DEADLINE_EXCEEDED: ErrorReason.ValueType  # 19
-"""DEADLINE_EXCEEDED. The answer did not come in the time the caller allowed."""
+"""DEADLINE_EXCEEDED. There was no answer in the time that the caller allowed."""
 CANCELLED_BY_CLIENT: ErrorReason.ValueType  # 20
-"""CANCELLED. The caller left."""
+"""CANCELLED. The caller disconnected."""
 HEADERS_TOO_LARGE: ErrorReason.ValueType  # 21
-"""OUT_OF_RANGE. The request's headers are larger than the gateway takes. HTTP 431. Metadata: {"maximum_bytes": "32768"}."""
+"""OUT_OF_RANGE. The request's headers are larger than the gateway accepts. HTTP 431. Metadata: {"maximum_bytes": "32768"}."""
 URL_TOO_LONG: ErrorReason.ValueType  # 22
-"""OUT_OF_RANGE. The URL is longer than the gateway takes. HTTP 414. Metadata: {"maximum_bytes": "16384"}."""
+"""OUT_OF_RANGE. The URL is longer than the gateway accepts. HTTP 414. Metadata: {"maximum_bytes": "16384"}."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,8 +24,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Evaluation(_message.Message):
-    """One program, run once, with its verdict. Fields the platform sets are ignored where a caller sends them, so that what
-    was read can be submitted again as it is.
+    """One program, run once, with its verdict. Fields that the platform sets are ignored in requests, so an evaluation that
+    was read can be submitted again unchanged.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -39,33 +39,33 @@ class Evaluation(_message.Message):
         STATUS_UNSPECIFIED: Evaluation._Status.ValueType  # 0
         """Never sent."""
         QUEUED: Evaluation._Status.ValueType  # 1
-        """Waits for a free slot, or for the time of its next attempt."""
+        """Waiting for a free slot, or for the time of its next attempt."""
         DISPATCHED: Evaluation._Status.ValueType  # 2
-        """Leased to the executors of its pool; none has begun."""
+        """Leased to the executors of its pool; none has started it yet."""
         RUNNING: Evaluation._Status.ValueType  # 3
-        """Its program runs."""
+        """The program is running."""
         COMPLETED: Evaluation._Status.ValueType  # 4
         """There is a verdict: `result` is set."""
         FAILED: Evaluation._Status.ValueType  # 5
-        """The platform could not give a verdict; `cause` and `status_reason` say why. It can be requeued."""
+        """The platform could not reach a verdict; `cause` and `status_reason` say why. It can be requeued."""
         CANCELLED: Evaluation._Status.ValueType  # 6
         """Cancelled before there was a verdict."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """How far it has come. The last three are final: nothing changes them but a requeue of FAILED."""
+        """Where an evaluation is in its life. The last three are final; only requeueing a FAILED one changes them."""
 
     STATUS_UNSPECIFIED: Evaluation.Status.ValueType  # 0
     """Never sent."""
     QUEUED: Evaluation.Status.ValueType  # 1
-    """Waits for a free slot, or for the time of its next attempt."""
+    """Waiting for a free slot, or for the time of its next attempt."""
     DISPATCHED: Evaluation.Status.ValueType  # 2
-    """Leased to the executors of its pool; none has begun."""
+    """Leased to the executors of its pool; none has started it yet."""
     RUNNING: Evaluation.Status.ValueType  # 3
-    """Its program runs."""
+    """The program is running."""
     COMPLETED: Evaluation.Status.ValueType  # 4
     """There is a verdict: `result` is set."""
     FAILED: Evaluation.Status.ValueType  # 5
-    """The platform could not give a verdict; `cause` and `status_reason` say why. It can be requeued."""
+    """The platform could not reach a verdict; `cause` and `status_reason` say why. It can be requeued."""
     CANCELLED: Evaluation.Status.ValueType  # 6
     """Cancelled before there was a verdict."""
 
@@ -78,35 +78,35 @@ class Evaluation(_message.Message):
         STATUS_REASON_UNSPECIFIED: Evaluation._StatusReason.ValueType  # 0
         """Never sent."""
         WAITING_FOR_CAPACITY: Evaluation._StatusReason.ValueType  # 1
-        """QUEUED: all slots of its pool are taken."""
+        """QUEUED: every slot of its pool is taken."""
         RUNTIME_NOT_OFFERED: Evaluation._StatusReason.ValueType  # 2
-        """QUEUED: no live executor offers its runtime now; it runs when one does."""
+        """QUEUED: no live executor offers its runtime now; it runs as soon as one does."""
         RETRY_BACKOFF: Evaluation._StatusReason.ValueType  # 3
-        """QUEUED: an attempt was lost, and the next waits for its time."""
+        """QUEUED: an attempt was lost, and the next one is delayed."""
         ATTEMPTS_EXHAUSTED: Evaluation._StatusReason.ValueType  # 4
-        """FAILED: every allowed attempt was begun and lost."""
+        """FAILED: every allowed attempt was started and lost."""
         DISPATCHES_EXHAUSTED: Evaluation._StatusReason.ValueType  # 5
-        """FAILED: it was handed out 20 times and never begun."""
+        """FAILED: it was dispatched 20 times and never started."""
         CANCELLED_BY_CALLER: Evaluation._StatusReason.ValueType  # 6
-        """CANCELLED: a caller asked for it."""
+        """CANCELLED: at a caller's request."""
 
     class StatusReason(_StatusReason, metaclass=_StatusReasonEnumTypeWrapper):
-        """Why it stands where it stands."""
+        """Why an evaluation has its status."""
 
     STATUS_REASON_UNSPECIFIED: Evaluation.StatusReason.ValueType  # 0
     """Never sent."""
     WAITING_FOR_CAPACITY: Evaluation.StatusReason.ValueType  # 1
-    """QUEUED: all slots of its pool are taken."""
+    """QUEUED: every slot of its pool is taken."""
     RUNTIME_NOT_OFFERED: Evaluation.StatusReason.ValueType  # 2
-    """QUEUED: no live executor offers its runtime now; it runs when one does."""
+    """QUEUED: no live executor offers its runtime now; it runs as soon as one does."""
     RETRY_BACKOFF: Evaluation.StatusReason.ValueType  # 3
-    """QUEUED: an attempt was lost, and the next waits for its time."""
+    """QUEUED: an attempt was lost, and the next one is delayed."""
     ATTEMPTS_EXHAUSTED: Evaluation.StatusReason.ValueType  # 4
-    """FAILED: every allowed attempt was begun and lost."""
+    """FAILED: every allowed attempt was started and lost."""
     DISPATCHES_EXHAUSTED: Evaluation.StatusReason.ValueType  # 5
-    """FAILED: it was handed out 20 times and never begun."""
+    """FAILED: it was dispatched 20 times and never started."""
     CANCELLED_BY_CALLER: Evaluation.StatusReason.ValueType  # 6
-    """CANCELLED: a caller asked for it."""
+    """CANCELLED: at a caller's request."""
 
     class _Priority:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -117,23 +117,23 @@ class Evaluation(_message.Message):
         PRIORITY_UNSPECIFIED: Evaluation._Priority.ValueType  # 0
         """Means NORMAL in a request. Never sent."""
         LOW: Evaluation._Priority.ValueType  # 1
-        """After all others."""
+        """After everything else."""
         NORMAL: Evaluation._Priority.ValueType  # 2
         """The default."""
         HIGH: Evaluation._Priority.ValueType  # 3
-        """Before all others."""
+        """Before everything else."""
 
     class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-        """What runs first among those that wait."""
+        """What runs first among queued evaluations."""
 
     PRIORITY_UNSPECIFIED: Evaluation.Priority.ValueType  # 0
     """Means NORMAL in a request. Never sent."""
     LOW: Evaluation.Priority.ValueType  # 1
-    """After all others."""
+    """After everything else."""
     NORMAL: Evaluation.Priority.ValueType  # 2
     """The default."""
     HIGH: Evaluation.Priority.ValueType  # 3
-    """Before all others."""
+    """Before everything else."""
 
     @_typing.final
     class EnvEntry(_message.Message):
@@ -200,54 +200,54 @@ class Evaluation(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     runtime: _builtins.str
-    """Name of the runtime, as `ListRuntimes` gives it. 1 to 63 of `a-z 0-9 - .`, starting with a letter."""
+    """Name of the runtime, as listed by `ListRuntimes`. 1 to 63 of `a-z 0-9 - .`, starting with a letter."""
     source: _builtins.str
-    """The program as one file, named by the runtime (`main.py`, `main.sh`). Up to 256 KiB. Either this or `files`."""
+    """The program as one file, which the runtime names (`main.py`, `main.sh`). Up to 256 KiB. Either this or `files`."""
     entrypoint: _builtins.str
-    """Which of `files` is run. Default: the name that the runtime gives a single source."""
+    """Which of `files` to run. Default: the name that the runtime gives to a single source."""
     stdin: _builtins.str
-    """Standard input as text. Up to 1 MiB. Without it and `stdin_bytes` standard input is empty."""
+    """Standard input as text. Up to 1 MiB. Standard input is empty without this and `stdin_bytes`."""
     stdin_bytes: _builtins.bytes
     """Standard input as bytes. Up to 1 MiB."""
     priority: Global___Evaluation.Priority.ValueType
     """What runs first. Default NORMAL."""
     display_name: _builtins.str
-    """A name for people. Up to 255 characters."""
+    """A name for humans. Up to 255 characters."""
     id: _builtins.str
-    """UUIDv7, made when the evaluation is accepted."""
+    """UUIDv7, assigned when the evaluation is accepted."""
     tenant: _builtins.str
-    """Whose it is. Today always `default`."""
+    """Who owns it. Today always `default`."""
     status: Global___Evaluation.Status.ValueType
-    """How far it has come."""
+    """Where it is in its life."""
     status_reason: Global___Evaluation.StatusReason.ValueType
-    """Why it stands there. Absent where the status says it all."""
+    """Why it has that status. Absent where the status says it all."""
     cause: _execution_pb2.ExecutionResult.Cause.ValueType
-    """Who is answerable, once it is final: the result's cause, or for FAILED and CANCELLED who ended it."""
+    """Who is responsible, once it is final: the result's cause, or for FAILED and CANCELLED who ended it."""
     generation: _builtins.int
-    """1, and one more for each requeue."""
+    """1, plus one for each requeue."""
     attempt: _builtins.int
-    """How often it was handed out, over all generations. 0 while it waits for the first time."""
+    """How many times it was dispatched, over all generations. 0 before the first time."""
     trace_id: _builtins.str
-    """The W3C trace that follows it: 32 hex digits."""
+    """Id of its W3C trace: 32 hex digits."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___File]:
-        """The program as files, laid out under its working folder. Up to 100, each path once."""
+        """The program as several files, placed in its working directory. Up to 100, with distinct paths."""
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Arguments after the program's name. Up to 256, 64 KiB in all."""
+        """Command-line arguments. Up to 256, 64 KiB in total."""
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Environment variables beside those of the runtime. Up to 128, 64 KiB in all; names of letters, digits and `_`."""
+        """Environment variables, added to those of the runtime. Up to 128, 64 KiB in total; names of letters, digits and `_`."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """What the program may use. What is not set takes the runtime's default; as applied it is echoed here."""
+        """What the program may use. Unset limits take the runtime's defaults; answers show the limits as applied."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels for filters: up to 32, names of 1 to 63 of `a-z 0-9 _ - . /`, values up to 255 characters."""
+        """Labels to filter by. Up to 32; names of 1 to 63 of `a-z 0-9 _ - . /`, values up to 255 characters."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -255,7 +255,7 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When the newest attempt that was begun was begun."""
+        """When the latest attempt started."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -354,7 +354,7 @@ class File(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Relative path under the working folder: up to 255 bytes, parts separated by `/`, none of them empty, `.` or `..`."""
+    """Path relative to the working directory: up to 255 bytes, parts separated by `/`, none of them empty, `.` or `..`."""
     text: _builtins.str
     """As text."""
     data: _builtins.bytes
@@ -378,7 +378,7 @@ Global___File: _TypeAlias = File  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """What a program may use. The ceilings here are Crucible's; a runtime sets its defaults and may lower a ceiling."""
+    """What a program may use. The bounds here are Crucible's; a runtime sets the defaults and may lower the maxima."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -392,16 +392,16 @@ class Limits(_message.Message):
     memory_bytes: _builtins.int
     """Memory of the program in bytes. Default 256 MiB, 16 MiB to 4 GiB."""
     disk_bytes: _builtins.int
-    """Files the program may write, in bytes. Default 64 MiB, 1 MiB to 1 GiB."""
+    """Bytes the program may write to files. Default 64 MiB, 1 MiB to 1 GiB."""
     output_bytes: _builtins.int
-    """Output kept of each stream, in bytes; a program that writes more is stopped. Default 1 MiB, 1 B to 64 MiB."""
+    """Bytes kept of each output stream; a program that writes more is stopped. Default 1 MiB, 1 B to 64 MiB."""
     processes: _builtins.int
     """Processes and threads at one time. Default 64, 1 to 512."""
     open_files: _builtins.int
-    """Open files of one process. Default 256, 16 to 1024."""
+    """Open files per process. Default 256, 16 to 1024."""
     @_builtins.property
     def wall_time(self) -> _duration_pb2.Duration:
-        """Real time from the delivery of the program. Default 10 s, 100 ms to 1 h."""
+        """Wall-clock time from the delivery of the program. Default 10 s, 100 ms to 1 h."""
 
     @_builtins.property
     def cpu_time(self) -> _duration_pb2.Duration:

@@ -29,7 +29,7 @@ class GetEvaluationRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which."""
+    """Id of the evaluation."""
     def __init__(
         self,
         *,
@@ -54,20 +54,21 @@ class ListEvaluationsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
-    """Up to 32 comparisons joined by AND, a subset of AIP-160, such as
-    `status = "COMPLETED" AND result.outcome != "SUCCEEDED" AND labels.team = "red"`. Up to 2,048 bytes.
+    """Which evaluations to list: up to 32 comparisons joined by `AND`, for example
+    `status = "COMPLETED" AND result.outcome != "SUCCEEDED" AND labels.team = "red"`. Up to 2,048 bytes. A subset of
+    AIP-160, without `OR`, `NOT` and parentheses. Empty: all.
 
-    `runtime`, `labels.<name>` (in quotes where the name is no plain word) and the enums `status`, `priority`, `cause`
-    and `result.outcome`, whose values stand at `Evaluation` and `ExecutionResult`, take `=` and `!=`; `!=` holds as
-    well where there is no value. `create_time` takes `=`, `<`, `<=`, `>`, `>=` and an RFC 3339 time in quotes:
-    `create_time >= "2026-01-31T00:00:00Z"`.
+    `runtime`, `labels.<name>` and the enums `status`, `priority`, `cause` and `result.outcome` take `=` and `!=`;
+    `!=` also matches evaluations that have no such value. `create_time` takes `=`, `<`, `<=`, `>` and `>=` with an
+    RFC 3339 time: `create_time >= "2026-01-31T00:00:00Z"`. Values are written in quotes, which a single word may omit;
+    so is the name of a label with other characters than `a-z 0-9 _ - . /`: `labels."a name"`.
     """
     order_by: _builtins.str
     """`create_time desc` (the default) or `create_time`."""
     page_size: _builtins.int
-    """Evaluations in a page. Default 50, up to 1,000."""
+    """Evaluations per page, up to 1,000. 0 means the default, 50."""
     page_token: _builtins.str
-    """`next_page_token` of the page before, with the same filter and order."""
+    """`next_page_token` of the previous page, with the same filter and order."""
     def __init__(
         self,
         *,
@@ -93,7 +94,7 @@ class ListEvaluationsResponse(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page. Empty: there is none."""
+    """Token of the next page. Empty on the last one."""
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Evaluation]:
         """In the order asked for."""
@@ -121,10 +122,10 @@ class WaitEvaluationRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """For which."""
+    """Id of the evaluation."""
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long. Default 30 s, up to 10 min."""
+        """How long to wait, as `30s`. Default 30 s, up to 10 min."""
 
     def __init__(
         self,
@@ -152,11 +153,11 @@ class ListEventsRequest(_message.Message):
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
-    """Whose."""
+    """Id of the evaluation."""
     after_sequence: _builtins.int
-    """Only events with a greater number."""
+    """Only events with a greater sequence."""
     page_size: _builtins.int
-    """Events in a page. Default 100, up to 1,000; a page ends early at 4 MiB."""
+    """Events per page, up to 1,000. 0 means the default, 100. A page ends early at 4 MiB."""
     def __init__(
         self,
         *,
@@ -181,7 +182,7 @@ class ListEventsResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
-    """The evaluation has more: ask again after the last one's number."""
+    """There are more: ask again with the last sequence."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """In order."""
@@ -209,9 +210,9 @@ class WatchEvaluationRequest(_message.Message):
     EVALUATION_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
-    """Which evaluation."""
+    """Id of the evaluation."""
     after_sequence: _builtins.int
-    """Only events with a greater number. Over REST also the header `Last-Event-ID`."""
+    """Only events with a greater sequence. Over REST also the header `Last-Event-ID`."""
     def __init__(
         self,
         *,
@@ -237,13 +238,13 @@ class ReadOutputRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
-    """Whose."""
+    """Id of the evaluation."""
     stream: _builtins.str
     """`stdout` or `stderr`."""
     offset: _builtins.int
-    """The first byte. Negative: so many bytes from the end. Default 0. Over REST also the header `Range`."""
+    """Offset of the first byte; negative counts from the end. Default 0. Over REST also the header `Range`."""
     limit: _builtins.int
-    """How many bytes. 0: all from there."""
+    """How many bytes; 0 for all of the rest."""
     def __init__(
         self,
         *,
@@ -262,7 +263,7 @@ Global___ReadOutputRequest: _TypeAlias = ReadOutputRequest  # noqa: Y015
 
 @_typing.final
 class OutputSlice(_message.Message):
-    """What part of a stream an answer holds."""
+    """Which part of a stream an answer holds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

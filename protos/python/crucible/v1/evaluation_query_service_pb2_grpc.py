@@ -31,8 +31,8 @@ if _version_not_supported:
 class EvaluationQueryServiceStub:
     """Reads, waits and watches of evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
-    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
+    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; each method lists its own beside them.
     """
 
     def __init__(self, channel):
@@ -76,20 +76,20 @@ class EvaluationQueryServiceStub:
 class EvaluationQueryServiceServicer:
     """Reads, waits and watches of evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
-    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
+    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; each method lists its own beside them.
     """
 
     def GetEvaluation(self, request, context):
-        """Gives one evaluation whole.
+        """Returns one evaluation with everything it holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
-        `text` of the outputs.
+        """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
+        of the outputs.
 
         INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
         """
@@ -98,7 +98,7 @@ class EvaluationQueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WaitEvaluation(self, request, context):
-        """Waits for an evaluation's end. At the timeout it answers with the present state, which is no error.
+        """Waits until an evaluation is final. At the timeout it returns the current state, which is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,15 +112,15 @@ class EvaluationQueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvaluation(self, request, context):
-        """Streams the events of an evaluation, first those it has, then each new one, without gap or repeat. Ends after the
-        event that made it final.
+        """Streams the events of an evaluation, first those that exist, then each new one, without gaps or repeats. Ends after
+        the event that made it final.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadOutput(self, request, context):
-        """Streams the exact bytes a program wrote in its newest attempt that wrote any. While it runs: those stored so far.
+        """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
         The first message carries an `OutputSlice` in its `extensions`.
 
         OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.
@@ -173,8 +173,8 @@ def add_EvaluationQueryServiceServicer_to_server(servicer, server):
 class EvaluationQueryService:
     """Reads, waits and watches of evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
-    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
+    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; each method lists its own beside them.
     """
 
     @staticmethod

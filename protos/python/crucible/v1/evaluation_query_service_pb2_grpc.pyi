@@ -32,8 +32,8 @@ GRPC_VERSION: str
 class EvaluationQueryServiceStub:
     """Reads, waits and watches of evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
-    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
+    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; each method lists its own beside them.
     """
 
     @_typing.overload
@@ -41,23 +41,23 @@ class EvaluationQueryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EvaluationQueryServiceAsyncStub: ...
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
-    """Gives one evaluation whole."""
+    """Returns one evaluation with everything it holds."""
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEvaluationsRequest, _evaluation_query_service_pb2.ListEvaluationsResponse]
-    """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
-    `text` of the outputs.
+    """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
+    of the outputs.
 
     INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
     """
     WaitEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.WaitEvaluationRequest, _evaluation_pb2.Evaluation]
-    """Waits for an evaluation's end. At the timeout it answers with the present state, which is no error."""
+    """Waits until an evaluation is final. At the timeout it returns the current state, which is not an error."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEventsRequest, _evaluation_query_service_pb2.ListEventsResponse]
     """Lists the events of an evaluation in order."""
     WatchEvaluation: _grpc.UnaryStreamMultiCallable[_evaluation_query_service_pb2.WatchEvaluationRequest, _event_pb2.Event]
-    """Streams the events of an evaluation, first those it has, then each new one, without gap or repeat. Ends after the
-    event that made it final.
+    """Streams the events of an evaluation, first those that exist, then each new one, without gaps or repeats. Ends after
+    the event that made it final.
     """
     ReadOutput: _grpc.UnaryStreamMultiCallable[_evaluation_query_service_pb2.ReadOutputRequest, _httpbody_pb2.HttpBody]
-    """Streams the exact bytes a program wrote in its newest attempt that wrote any. While it runs: those stored so far.
+    """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
     The first message carries an `OutputSlice` in its `extensions`.
 
     OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.
@@ -67,29 +67,29 @@ class EvaluationQueryServiceStub:
 class EvaluationQueryServiceAsyncStub(EvaluationQueryServiceStub):
     """Reads, waits and watches of evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
-    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
+    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; each method lists its own beside them.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
-    """Gives one evaluation whole."""
+    """Returns one evaluation with everything it holds."""
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEvaluationsRequest, _evaluation_query_service_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
-    """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
-    `text` of the outputs.
+    """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
+    of the outputs.
 
     INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
     """
     WaitEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.WaitEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
-    """Waits for an evaluation's end. At the timeout it answers with the present state, which is no error."""
+    """Waits until an evaluation is final. At the timeout it returns the current state, which is not an error."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEventsRequest, _evaluation_query_service_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists the events of an evaluation in order."""
     WatchEvaluation: _aio.UnaryStreamMultiCallable[_evaluation_query_service_pb2.WatchEvaluationRequest, _event_pb2.Event]  # type: ignore[assignment]
-    """Streams the events of an evaluation, first those it has, then each new one, without gap or repeat. Ends after the
-    event that made it final.
+    """Streams the events of an evaluation, first those that exist, then each new one, without gaps or repeats. Ends after
+    the event that made it final.
     """
     ReadOutput: _aio.UnaryStreamMultiCallable[_evaluation_query_service_pb2.ReadOutputRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Streams the exact bytes a program wrote in its newest attempt that wrote any. While it runs: those stored so far.
+    """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
     The first message carries an `OutputSlice` in its `extensions`.
 
     OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.
@@ -98,8 +98,8 @@ class EvaluationQueryServiceAsyncStub(EvaluationQueryServiceStub):
 class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads, waits and watches of evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
-    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EVALUATION_NOT_FOUND) where it takes
+    an id, UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and INTERNAL; each method lists its own beside them.
     """
 
     @_abc_1.abstractmethod
@@ -108,7 +108,7 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.GetEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
-        """Gives one evaluation whole."""
+        """Returns one evaluation with everything it holds."""
 
     @_abc_1.abstractmethod
     def ListEvaluations(
@@ -116,8 +116,8 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.ListEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_query_service_pb2.ListEvaluationsResponse, _abc.Awaitable[_evaluation_query_service_pb2.ListEvaluationsResponse]]:
-        """Lists evaluations page by page. What may be large is absent: `source`, `files`, `stdin`, `stdin_bytes` and the
-        `text` of the outputs.
+        """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
+        of the outputs.
 
         INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
         """
@@ -128,7 +128,7 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.WaitEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
-        """Waits for an evaluation's end. At the timeout it answers with the present state, which is no error."""
+        """Waits until an evaluation is final. At the timeout it returns the current state, which is not an error."""
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -144,8 +144,8 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.WatchEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_event_pb2.Event], _abc.AsyncIterator[_event_pb2.Event]]:
-        """Streams the events of an evaluation, first those it has, then each new one, without gap or repeat. Ends after the
-        event that made it final.
+        """Streams the events of an evaluation, first those that exist, then each new one, without gaps or repeats. Ends after
+        the event that made it final.
         """
 
     @_abc_1.abstractmethod
@@ -154,7 +154,7 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.ReadOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Streams the exact bytes a program wrote in its newest attempt that wrote any. While it runs: those stored so far.
+        """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
         The first message carries an `OutputSlice` in its `extensions`.
 
         OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.

@@ -30,7 +30,7 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$crucible/v1/evaluation_service.proto\x12\x0b\x63rucible.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63rucible/v1/evaluation.proto\x1a\x18\x63rucible/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\x97\x01\n\x17\x43reateEvaluationRequest\x12\x43\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\nevaluation\x12\x37\n\nrequest_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[!-~]{1,255}$\xd8\x01\x01R\trequestId\"\xf3\x01\n\x1d\x42\x61tchCreateEvaluationsRequest\x12\xd1\x01\n\x08requests\x18\x01 \x03(\x0b\x32$.crucible.v1.CreateEvaluationRequestB\x8e\x01\xbaH\x8a\x01\x92\x01\x05\x08\x01\x10\xe8\x07\xba\x01\x7f\n\x1brequests.unique_request_ids\x12\x1e\x65\x61\x63h request_id may stand once\x1a@this.filter(r, r.request_id != \'\').map(r, r.request_id).unique()R\x08requests\"[\n\x1e\x42\x61tchCreateEvaluationsResponse\x12\x39\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.crucible.v1.EvaluationR\x0b\x65valuations\"\xe9\x01\n\x14RunEvaluationRequest\x12\x43\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\nevaluation\x12\x37\n\nrequest_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[!-~]{1,255}$\xd8\x01\x01R\trequestId\x12G\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00H\x00R\x07timeout\x88\x01\x01\x42\n\n\x08_timeout\"3\n\x17\x43\x61ncelEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"4\n\x18RequeueEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id2\xc0\x05\n\x11\x45valuationService\x12~\n\x10\x43reateEvaluation\x12$.crucible.v1.CreateEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"+\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02\x1d\"\x0f/v1/evaluations:\nevaluation\x12\xa1\x01\n\x16\x42\x61tchCreateEvaluations\x12*.crucible.v1.BatchCreateEvaluationsRequest\x1a+.crucible.v1.BatchCreateEvaluationsResponse\".\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/v1/evaluations:batchCreate:\x01*\x12|\n\rRunEvaluation\x12!.crucible.v1.RunEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"/\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02!\"\x13/v1/evaluations:run:\nevaluation\x12\x81\x01\n\x10\x43\x61ncelEvaluation\x12$.crucible.v1.CancelEvaluationRequest\x1a\x17.crucible.v1.Evaluation\".\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/v1/evaluations/{id}:cancel:\x01*\x12\x84\x01\n\x11RequeueEvaluation\x12%.crucible.v1.RequeueEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"/\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02!\"\x1c/v1/evaluations/{id}:requeue:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$crucible/v1/evaluation_service.proto\x12\x0b\x63rucible.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1c\x63rucible/v1/evaluation.proto\x1a\x18\x63rucible/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\x97\x01\n\x17\x43reateEvaluationRequest\x12\x43\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\nevaluation\x12\x37\n\nrequest_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[!-~]{1,255}$\xd8\x01\x01R\trequestId\"\xf1\x01\n\x1d\x42\x61tchCreateEvaluationsRequest\x12\xcf\x01\n\x08requests\x18\x01 \x03(\x0b\x32$.crucible.v1.CreateEvaluationRequestB\x8c\x01\xbaH\x88\x01\x92\x01\x05\x08\x01\x10\xe8\x07\xba\x01}\n\x1brequests.unique_request_ids\x12\x1cmust not repeat a request_id\x1a@this.filter(r, r.request_id != \'\').map(r, r.request_id).unique()R\x08requests\"[\n\x1e\x42\x61tchCreateEvaluationsResponse\x12\x39\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.crucible.v1.EvaluationR\x0b\x65valuations\"\xe9\x01\n\x14RunEvaluationRequest\x12\x43\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01R\nevaluation\x12\x37\n\nrequest_id\x18\x02 \x01(\tB\x18\xbaH\x15r\x10\x32\x0e^[!-~]{1,255}$\xd8\x01\x01R\trequestId\x12G\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00H\x00R\x07timeout\x88\x01\x01\x42\n\n\x08_timeout\"3\n\x17\x43\x61ncelEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id\"4\n\x18RequeueEvaluationRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x02id2\xc0\x05\n\x11\x45valuationService\x12~\n\x10\x43reateEvaluation\x12$.crucible.v1.CreateEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"+\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02\x1d\"\x0f/v1/evaluations:\nevaluation\x12\xa1\x01\n\x16\x42\x61tchCreateEvaluations\x12*.crucible.v1.BatchCreateEvaluationsRequest\x1a+.crucible.v1.BatchCreateEvaluationsResponse\".\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/v1/evaluations:batchCreate:\x01*\x12|\n\rRunEvaluation\x12!.crucible.v1.RunEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"/\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02!\"\x13/v1/evaluations:run:\nevaluation\x12\x81\x01\n\x10\x43\x61ncelEvaluation\x12$.crucible.v1.CancelEvaluationRequest\x1a\x17.crucible.v1.Evaluation\".\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02 \"\x1b/v1/evaluations/{id}:cancel:\x01*\x12\x84\x01\n\x11RequeueEvaluation\x12%.crucible.v1.RequeueEvaluationRequest\x1a\x17.crucible.v1.Evaluation\"/\x8a\xce\x18\x04\n\x02\x01\x02\x82\xd3\xe4\x93\x02!\"\x1c/v1/evaluations/{id}:requeue:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEEVALUATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEEVALUATIONREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\025r\0202\016^[!-~]{1,255}$\330\001\001'
   _globals['_BATCHCREATEEVALUATIONSREQUEST'].fields_by_name['requests']._loaded_options = None
-  _globals['_BATCHCREATEEVALUATIONSREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\212\001\222\001\005\010\001\020\350\007\272\001\177\n\033requests.unique_request_ids\022\036each request_id may stand once\032@this.filter(r, r.request_id != \'\').map(r, r.request_id).unique()'
+  _globals['_BATCHCREATEEVALUATIONSREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\210\001\222\001\005\010\001\020\350\007\272\001}\n\033requests.unique_request_ids\022\034must not repeat a request_id\032@this.filter(r, r.request_id != \'\').map(r, r.request_id).unique()'
   _globals['_RUNEVALUATIONREQUEST'].fields_by_name['evaluation']._loaded_options = None
   _globals['_RUNEVALUATIONREQUEST'].fields_by_name['evaluation']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_RUNEVALUATIONREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -66,15 +66,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEEVALUATIONREQUEST']._serialized_start=234
   _globals['_CREATEEVALUATIONREQUEST']._serialized_end=385
   _globals['_BATCHCREATEEVALUATIONSREQUEST']._serialized_start=388
-  _globals['_BATCHCREATEEVALUATIONSREQUEST']._serialized_end=631
-  _globals['_BATCHCREATEEVALUATIONSRESPONSE']._serialized_start=633
-  _globals['_BATCHCREATEEVALUATIONSRESPONSE']._serialized_end=724
-  _globals['_RUNEVALUATIONREQUEST']._serialized_start=727
-  _globals['_RUNEVALUATIONREQUEST']._serialized_end=960
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=962
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1013
-  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_start=1015
-  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_end=1067
-  _globals['_EVALUATIONSERVICE']._serialized_start=1070
-  _globals['_EVALUATIONSERVICE']._serialized_end=1774
+  _globals['_BATCHCREATEEVALUATIONSREQUEST']._serialized_end=629
+  _globals['_BATCHCREATEEVALUATIONSRESPONSE']._serialized_start=631
+  _globals['_BATCHCREATEEVALUATIONSRESPONSE']._serialized_end=722
+  _globals['_RUNEVALUATIONREQUEST']._serialized_start=725
+  _globals['_RUNEVALUATIONREQUEST']._serialized_end=958
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=960
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1011
+  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_start=1013
+  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_end=1065
+  _globals['_EVALUATIONSERVICE']._serialized_start=1068
+  _globals['_EVALUATIONSERVICE']._serialized_end=1772
 # @@protoc_insertion_point(module_scope)

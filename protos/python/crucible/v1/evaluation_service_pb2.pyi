@@ -29,9 +29,9 @@ class CreateEvaluationRequest(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes the call safe to repeat: the same id with the same evaluation gives the first answer's evaluation, in its
-    present state. 1 to 255 printable ASCII characters; one key space for create, run and batch. Kept as long as the
-    evaluation. Empty: not safe to repeat. Over REST also the header `Idempotency-Key`.
+    """Makes the call safe to repeat: the same id with the same evaluation returns the evaluation that was created first,
+    in its current state. 1 to 255 printable ASCII characters without spaces; create, run and batch share the ids. Kept
+    as long as the evaluation. Empty: not safe to repeat. Over REST also the header `Idempotency-Key`.
     """
     @_builtins.property
     def evaluation(self) -> _evaluation_pb2.Evaluation:
@@ -60,7 +60,7 @@ class BatchCreateEvaluationsRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateEvaluationRequest]:
-        """One for each evaluation, 1 to 1,000. No `request_id` may stand twice."""
+        """One per evaluation, 1 to 1,000. No `request_id` may appear twice."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class RunEvaluationRequest(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long to wait. Default 30 s, up to 10 min."""
+        """How long to wait, as `30s`. Default 30 s, up to 10 min."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class CancelEvaluationRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which evaluation."""
+    """Id of the evaluation."""
     def __init__(
         self,
         *,
@@ -165,7 +165,7 @@ class RequeueEvaluationRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which evaluation."""
+    """Id of the evaluation."""
     def __init__(
         self,
         *,

@@ -29,8 +29,8 @@ if _version_not_supported:
 class EvaluationServiceStub:
     """Commands on evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
-    INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
+    INTERNAL; each method lists its own beside them.
     """
 
     def __init__(self, channel):
@@ -69,8 +69,8 @@ class EvaluationServiceStub:
 class EvaluationServiceServicer:
     """Commands on evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
-    INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
+    INTERNAL; each method lists its own beside them.
     """
 
     def CreateEvaluation(self, request, context):
@@ -83,15 +83,15 @@ class EvaluationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateEvaluations(self, request, context):
-        """Accepts up to 1,000 evaluations: all or none, answered in order. Errors as `CreateEvaluation`.
+        """Accepts up to 1,000 evaluations, all or none; answers in their order. Errors as `CreateEvaluation`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RunEvaluation(self, request, context):
-        """Accepts an evaluation and waits for its end. At the timeout it answers with the present state, which is no error;
-        a caller that leaves cancels nothing. Errors as `CreateEvaluation`.
+        """Accepts an evaluation and waits until it is final. At the timeout it returns the current state, which is not an
+        error; a caller that disconnects cancels nothing. Errors as `CreateEvaluation`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +107,7 @@ class EvaluationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequeueEvaluation(self, request, context):
-        """Puts a FAILED evaluation back into the queue, as a new generation with all its attempts.
+        """Puts a FAILED evaluation back into the queue, as a new generation with a fresh set of attempts.
 
         NOT_FOUND: EVALUATION_NOT_FOUND. FAILED_PRECONDITION: EVALUATION_NOT_FAILED.
         """
@@ -154,8 +154,8 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
 class EvaluationService:
     """Commands on evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
-    INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
+    INTERNAL; each method lists its own beside them.
     """
 
     @staticmethod

@@ -30,8 +30,8 @@ GRPC_VERSION: str
 class EvaluationServiceStub:
     """Commands on evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
-    INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
+    INTERNAL; each method lists its own beside them.
     """
 
     @_typing.overload
@@ -44,10 +44,10 @@ class EvaluationServiceStub:
     INVALID_ARGUMENT: UNKNOWN_RUNTIME, LIMIT_TOO_LARGE. ALREADY_EXISTS: REQUEST_ID_REUSED.
     """
     BatchCreateEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.BatchCreateEvaluationsRequest, _evaluation_service_pb2.BatchCreateEvaluationsResponse]
-    """Accepts up to 1,000 evaluations: all or none, answered in order. Errors as `CreateEvaluation`."""
+    """Accepts up to 1,000 evaluations, all or none; answers in their order. Errors as `CreateEvaluation`."""
     RunEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.RunEvaluationRequest, _evaluation_pb2.Evaluation]
-    """Accepts an evaluation and waits for its end. At the timeout it answers with the present state, which is no error;
-    a caller that leaves cancels nothing. Errors as `CreateEvaluation`.
+    """Accepts an evaluation and waits until it is final. At the timeout it returns the current state, which is not an
+    error; a caller that disconnects cancels nothing. Errors as `CreateEvaluation`.
     """
     CancelEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.CancelEvaluationRequest, _evaluation_pb2.Evaluation]
     """Cancels an evaluation in any state that is not final; its program is stopped. Cancelling again changes nothing.
@@ -55,7 +55,7 @@ class EvaluationServiceStub:
     NOT_FOUND: EVALUATION_NOT_FOUND. FAILED_PRECONDITION: EVALUATION_FINAL, when it is COMPLETED or FAILED.
     """
     RequeueEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_service_pb2.RequeueEvaluationRequest, _evaluation_pb2.Evaluation]
-    """Puts a FAILED evaluation back into the queue, as a new generation with all its attempts.
+    """Puts a FAILED evaluation back into the queue, as a new generation with a fresh set of attempts.
 
     NOT_FOUND: EVALUATION_NOT_FOUND. FAILED_PRECONDITION: EVALUATION_NOT_FAILED.
     """
@@ -64,8 +64,8 @@ class EvaluationServiceStub:
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
     """Commands on evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
-    INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
+    INTERNAL; each method lists its own beside them.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -75,10 +75,10 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     INVALID_ARGUMENT: UNKNOWN_RUNTIME, LIMIT_TOO_LARGE. ALREADY_EXISTS: REQUEST_ID_REUSED.
     """
     BatchCreateEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.BatchCreateEvaluationsRequest, _evaluation_service_pb2.BatchCreateEvaluationsResponse]  # type: ignore[assignment]
-    """Accepts up to 1,000 evaluations: all or none, answered in order. Errors as `CreateEvaluation`."""
+    """Accepts up to 1,000 evaluations, all or none; answers in their order. Errors as `CreateEvaluation`."""
     RunEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.RunEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
-    """Accepts an evaluation and waits for its end. At the timeout it answers with the present state, which is no error;
-    a caller that leaves cancels nothing. Errors as `CreateEvaluation`.
+    """Accepts an evaluation and waits until it is final. At the timeout it returns the current state, which is not an
+    error; a caller that disconnects cancels nothing. Errors as `CreateEvaluation`.
     """
     CancelEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.CancelEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
     """Cancels an evaluation in any state that is not final; its program is stopped. Cancelling again changes nothing.
@@ -86,7 +86,7 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
     NOT_FOUND: EVALUATION_NOT_FOUND. FAILED_PRECONDITION: EVALUATION_FINAL, when it is COMPLETED or FAILED.
     """
     RequeueEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_service_pb2.RequeueEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
-    """Puts a FAILED evaluation back into the queue, as a new generation with all its attempts.
+    """Puts a FAILED evaluation back into the queue, as a new generation with a fresh set of attempts.
 
     NOT_FOUND: EVALUATION_NOT_FOUND. FAILED_PRECONDITION: EVALUATION_NOT_FAILED.
     """
@@ -94,8 +94,8 @@ class EvaluationServiceAsyncStub(EvaluationServiceStub):
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Commands on evaluations.
 
-    Errors that every method can give: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
-    INTERNAL; those beside them stand at the method.
+    Errors of every method: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (DEPENDENCY_UNAVAILABLE) and
+    INTERNAL; each method lists its own beside them.
     """
 
     @_abc_1.abstractmethod
@@ -115,7 +115,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.BatchCreateEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_service_pb2.BatchCreateEvaluationsResponse, _abc.Awaitable[_evaluation_service_pb2.BatchCreateEvaluationsResponse]]:
-        """Accepts up to 1,000 evaluations: all or none, answered in order. Errors as `CreateEvaluation`."""
+        """Accepts up to 1,000 evaluations, all or none; answers in their order. Errors as `CreateEvaluation`."""
 
     @_abc_1.abstractmethod
     def RunEvaluation(
@@ -123,8 +123,8 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.RunEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
-        """Accepts an evaluation and waits for its end. At the timeout it answers with the present state, which is no error;
-        a caller that leaves cancels nothing. Errors as `CreateEvaluation`.
+        """Accepts an evaluation and waits until it is final. At the timeout it returns the current state, which is not an
+        error; a caller that disconnects cancels nothing. Errors as `CreateEvaluation`.
         """
 
     @_abc_1.abstractmethod
@@ -144,7 +144,7 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.RequeueEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_pb2.Evaluation, _abc.Awaitable[_evaluation_pb2.Evaluation]]:
-        """Puts a FAILED evaluation back into the queue, as a new generation with all its attempts.
+        """Puts a FAILED evaluation back into the queue, as a new generation with a fresh set of attempts.
 
         NOT_FOUND: EVALUATION_NOT_FOUND. FAILED_PRECONDITION: EVALUATION_NOT_FAILED.
         """

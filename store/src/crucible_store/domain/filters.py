@@ -99,7 +99,7 @@ class _Parser:
                 self._and()
             comparisons.append(self._comparison())
             if len(comparisons) > MAX_COMPARISONS:
-                raise FilterError(self._at, f"a filter holds at most {MAX_COMPARISONS} comparisons")
+                raise FilterError(self._at, f"a filter has at most {MAX_COMPARISONS} comparisons")
         return comparisons
 
     def _and(self) -> None:
@@ -107,7 +107,7 @@ class _Parser:
         word = self._take(_NAME)
         if word is None or word[0] != "AND":
             if word is not None and word[0] == "OR":
-                raise FilterError(start, "OR is not supported: comparisons are joined by AND")
+                raise FilterError(start, "OR is not supported: join comparisons with AND")
             raise FilterError(start, "expected AND")
         if self._at == len(self._text):
             raise FilterError(self._at, "expected a comparison after AND")
@@ -121,7 +121,7 @@ class _Parser:
         word = self._take(_NAME)
         if word is None:
             found = "the end" if start == len(self._text) else repr(self._text[start])
-            raise FilterError(start, f"expected the name of a field, not {found}")
+            raise FilterError(start, f"expected a field name, not {found}")
         name = word[0]
         if name == "NOT":
             raise FilterError(start, "NOT is not supported: use !=")
@@ -132,18 +132,15 @@ class _Parser:
             return Comparison(name, self._operator(times=False), self._value())
         if name in ENUMS:
             return Comparison(name, self._operator(times=False), self._enum(name))
-        raise FilterError(start, f"unknown field {name}: use one of {', '.join(FIELDS)}")
+        raise FilterError(start, f"there is no field {name}; use one of {', '.join(FIELDS)}")
 
     def _operator(self, *, times: bool) -> Operator:
         start = self._at
         match = self._take(_OPERATOR)
-        if match is None:
-            raise FilterError(start, "expected one of = != < <= > >=")
-        operator = Operator(match[0])
         allowed = [op for op in Operator if (op is not Operator.NE if times else op in (Operator.EQ, Operator.NE))]
-        if operator not in allowed:
-            raise FilterError(start, f"this field takes {' '.join(op.value for op in allowed)}")
-        return operator
+        if match is None or Operator(match[0]) not in allowed:
+            raise FilterError(start, f"expected one of {' '.join(op.value for op in allowed)}")
+        return Operator(match[0])
 
     def _value(self) -> str:
         start = self._at
@@ -156,7 +153,7 @@ class _Parser:
                 raise FilterError(start, "expected a value in quotes")
             value = word[0]
         if "\0" in value:
-            raise FilterError(start, "a value holds no NUL character")
+            raise FilterError(start, "a value must not contain NUL")
         return value
 
     def _enum(self, name: str) -> int:
@@ -164,7 +161,7 @@ class _Parser:
         value = self._value()
         members = ENUMS[name].__members__
         if value not in members:
-            raise FilterError(start, f"{name} is one of {', '.join(members)}")
+            raise FilterError(start, f"{name} must be one of {', '.join(members)}")
         return int(members[value])
 
     def _time(self) -> datetime:
