@@ -135,9 +135,7 @@ class Edge:
         given = exchange.headers.getlist("host")
         found = _HOST.fullmatch(given[0]) if len(given) == 1 else None
         if found is None or found.group(1).lower().rstrip(".") not in self._hosts:
-            raise _not_ours(
-                "the Host header is not one of the gateway's names, which CRUCIBLE_HOSTS sets"
-            )
+            raise _not_ours("the Host header is not one of the gateway's names, which CRUCIBLE_HOSTS sets")
         origin = exchange.headers.get("origin")
         if origin is not None and exchange.method not in _SAFE and not self._is_ours(origin):
             # A page of another site can send such a request to localhost; it only could not read the answer.
