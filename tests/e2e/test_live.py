@@ -1,8 +1,12 @@
-"""A program is watched while it runs, without gap or repeat, through breaks."""
+"""A program is watched while it runs, without gap or repeat, through breaks, and by hundreds at once."""
 
+import asyncio
 import time
+from pathlib import Path
 
-from crucible_testkit.stack import Stack
+import httpx
+
+from crucible_testkit.stack import Json, Stack
 
 LINES = "import time\nfor i in range(6):\n    print('line', i, flush=True)\n    time.sleep(0.5)"
 
@@ -57,3 +61,44 @@ def test_output_beyond_the_live_bound_is_kept_whole(stack: Stack) -> None:
     path = f"/v1/evaluations/{evaluation['id']}/output/stdout"
     assert stack.http.get(path).content == expected
     assert stack.http.get(path, headers={"range": "bytes=-20"}).content == expected[-20:]
+
+
+WATCHERS = 256
+"""And as many waits beside them, through one gateway."""
+GATEWAY_MIB = 300
+
+
+def resident_mib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+
+
+async def test_hundreds_watch_and_wait_while_one_of_them_reads_nothing(stack: Stack) -> None:
+    source = "for i in 1 2 3 4 5; do echo line $i; sleep 1; done"
+    unlimited = httpx.Limits(max_connections=None)
+    address = stack.address.partition(":")
+    async with httpx.AsyncClient(base_url=f"http://{stack.address}", timeout=100, limits=unlimited) as http:
+        created: Json = (await http.post("/v1/evaluations", json={"runtime": "bash", "source": source})).json()
+        path = f"/v1/evaluations/{created['id']}"
+
+        async def watch() -> list[int]:
+            async with http.stream("GET", f"{path}/events:watch") as response:
+                lines = [line async for line in response.aiter_lines()]
+            return [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]
+
+        async def wait() -> str:
+            return (await http.get(f"{path}:wait?timeout=60s")).json()["status"]
+
+        _, stalled = await asyncio.open_connection(address[0], int(address[2]), limit=1024)
+        stalled.write(f"GET {path}/events:watch HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        watches = [asyncio.create_task(watch(), name="watch") for _ in range(WATCHERS)]
+        waits = [asyncio.create_task(wait(), name="wait") for _ in range(WATCHERS)]
+        beside = await http.post("/v1/evaluations:run", json={"runtime": "python", "source": "print(1)"})
+        assert beside.json()["status"] == "COMPLETED"
+        seen = await asyncio.gather(*watches)
+        assert set(await asyncio.gather(*waits)) == {"COMPLETED"}
+        stalled.close()
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in seen)
+    assert len({len(numbers) for numbers in seen}) == 1, "everyone saw the same"
+    assert len(seen[0]) >= 9, "queued, dispatched, started, five lines, finished"
+    assert resident_mib(stack.pid("gateway")) < GATEWAY_MIB
