@@ -58,8 +58,6 @@ def open_files(pid: int) -> list[str]:
 
 async def test_the_sentry_has_no_rights_and_the_limits_hold(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
     sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
-    # Orders are carried out in their turn: once this is answered, all that `boot` told the launcher is done.
-    await sandbox.inspect()
     # The limits hold before any program is there.
     found = await asyncio.to_thread(processes, sandbox_config)
     sentries = [pid for pid, words in found.items() if b"boot" in words]

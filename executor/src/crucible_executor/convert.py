@@ -8,8 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from crucible.internal.v1 import attempt_pb2, job_pb2
-from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2, executor_pb2
+from crucible.v1 import containment_pb2, evaluation_pb2, event_pb2, execution_pb2, executor_pb2
 from crucible_executor.outputs import Chunk, Elision, RunOutput
+from crucible_executor.sandbox.containment.report import Check, Containment, Found, Look
 from crucible_executor.sandbox.port import (
     Cause,
     Outcome,
@@ -29,6 +30,8 @@ MAX_DETAIL_BYTES = 1024
 _OF_PROGRAM = frozenset({Outcome.SUCCEEDED, Outcome.NONZERO_EXIT, Outcome.SIGNALED})
 _OUTCOMES = {outcome: execution_pb2.ExecutionResult.Outcome.Value(outcome.value) for outcome in Outcome}
 _CAUSES = {cause: execution_pb2.ExecutionResult.Cause.Value(cause.value) for cause in Cause}
+_CHECKS = {check: containment_pb2.Containment.Check.Value(check.value) for check in Check}
+_FOUND = {found: containment_pb2.Containment.Verdict.Value(found.value) for found in Found}
 _STREAMS = {Stream.STDOUT: event_pb2.OutputChunk.STDOUT, Stream.STDERR: event_pb2.OutputChunk.STDERR}
 
 
@@ -115,6 +118,7 @@ def result(
             finished=timestamp(verdict.phases.finished),
         ),
         image_digest=digest(verdict.image_digest),
+        containment=None if verdict.containment is None else containment(verdict.containment),
     )
     if job.HasField("queue_time"):
         converted.timings.queued.CopyFrom(job.queue_time)
@@ -127,6 +131,26 @@ def result(
             converted.signal = stage.signal = verdict.signal
     converted.stages.append(stage)
     return converted
+
+
+def containment(known: Containment) -> containment_pb2.Containment:
+    """What is known of a sandbox's confinement as the contract has it."""
+    return containment_pb2.Containment(inside=look(known.inside), before=look(known.before))
+
+
+def look(made: Look) -> containment_pb2.Containment.Look:
+    """One look as the contract has it."""
+    return containment_pb2.Containment.Look(
+        time=timestamp(made.time),
+        held=[_CHECKS[each.check] for each in made.findings if each.found is Found.HELD],
+        exceptions=[
+            containment_pb2.Containment.Exception(
+                check=_CHECKS[each.check], verdict=_FOUND[each.found], detail=each.detail
+            )
+            for each in made.findings
+            if each.found is not Found.HELD
+        ],
+    )
 
 
 def executor(identity: str, host: str) -> executor_pb2.ExecutorReference:

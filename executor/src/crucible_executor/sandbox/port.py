@@ -29,6 +29,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from crucible_executor.sandbox.containment.report import Containment
+
 
 class Stream(StrEnum):
     """One of the two output streams of a program."""
@@ -188,6 +190,8 @@ class Verdict:
     stderr: StreamSummary
     phases: Phases
     image_digest: str
+    containment: Containment | None = None
+    """What was known of the sandbox's confinement before the program came; None of a kind that does not look."""
 
 
 class SandboxError(Exception):

@@ -133,7 +133,7 @@ class Containment(_message.Message):
         SENTRY_NAMESPACES: Containment._Check.ValueType  # 105
         """Host, before: its user, mount, network, IPC and UTS namespaces are its own."""
         SENTRY_ROOT: Containment._Check.ValueType  # 106
-        """Host, before: its root is an empty folder."""
+        """Host, before: its root is a read-only folder in memory, with nothing of the host's but the time zone."""
         SENTRY_DESCRIPTORS: Containment._Check.ValueType  # 107
         """Host, before: it holds no descriptor of the host's but those of its pipes, its sockets, its memory and its image."""
         SENTRY_OPTIONS: Containment._Check.ValueType  # 108
@@ -233,7 +233,7 @@ class Containment(_message.Message):
     SENTRY_NAMESPACES: Containment.Check.ValueType  # 105
     """Host, before: its user, mount, network, IPC and UTS namespaces are its own."""
     SENTRY_ROOT: Containment.Check.ValueType  # 106
-    """Host, before: its root is an empty folder."""
+    """Host, before: its root is a read-only folder in memory, with nothing of the host's but the time zone."""
     SENTRY_DESCRIPTORS: Containment.Check.ValueType  # 107
     """Host, before: it holds no descriptor of the host's but those of its pipes, its sockets, its memory and its image."""
     SENTRY_OPTIONS: Containment.Check.ValueType  # 108

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from crucible_executor.sandbox.cgroup import CgroupError, CgroupTree, open_cgroup_tree
+from crucible_executor.sandbox.containment.alarm import Alarm
 from crucible_executor.sandbox.gvisor.link import Link
 from crucible_executor.sandbox.gvisor.sandbox import GvisorSandbox
 from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, BuiltImage, ImageStore
@@ -79,6 +80,8 @@ class GvisorDriver:
         self._cgroups = cgroups
         self._boot_timeout = boot_timeout
         self._sandboxes: set[GvisorSandbox] = set()
+        self.alarm = Alarm()
+        """Rings when a sandbox's confinement is broken; then no program gets a sandbox any more."""
 
     @property
     def launcher_pid(self) -> int:
@@ -111,6 +114,7 @@ class GvisorDriver:
         return sandbox
 
     async def _new(self, runtime: str, disk_bytes: int) -> GvisorSandbox:
+        self.alarm.check()
         image = self.images.index().runtimes.get(runtime)
         if image is None:
             raise SandboxFault(Cause.IMAGE, f"no image of runtime {runtime!r} under {self.images.folder}")
@@ -122,6 +126,7 @@ class GvisorDriver:
             image,
             disk_bytes,
             boot_timeout=self._boot_timeout,
+            alarm=self.alarm,
             on_closed=self._sandboxes.discard,
         )
         self._sandboxes.add(sandbox)

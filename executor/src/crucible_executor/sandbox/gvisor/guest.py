@@ -43,6 +43,8 @@ class Guest:
         """For reading."""
         self.log = CappedLog(LOG_BYTES)
         self.panic = CappedLog(LOG_BYTES)
+        self.agent = False
+        """It begins with the agent, which awaits a script on the channel."""
         self.supervisor_code: int | None = None
         """Return code of `runsc run`, negative for a signal; None while it runs."""
         self.after: object = None
@@ -75,6 +77,7 @@ class Guest:
         self.cleanup.push("close its exit events", self._events.close)
         self._events.listen(socket.socket(fileno=ends["events"]))
         self.cleanup.push("kill it", self.kill)
+        self.agent = bool(answer.fields["agent"])
         return str(answer.fields["digest"])
 
     def hurry(self) -> None:

@@ -55,14 +55,23 @@ class Runsc:
         return cls(Path(found), match.group(1) if match else "unknown", flags)
 
     def run_command(
-        self, options: Sequence[tuple[str, str]], *, bundle: Path, pass_fds: Sequence[tuple[int, int]], container: str
+        self,
+        options: Sequence[tuple[str, str]],
+        *,
+        bundle: Path,
+        pass_fds: Sequence[tuple[int, int]],
+        first: int | None,
+        container: str,
     ) -> list[str]:
         """The command line of `runsc run`; an option that this binary does not know is left out.
 
-        `pass_fds` are pairs of our descriptor and the program's.
+        `pass_fds` are pairs of our descriptor and the program's; `first` is a descriptor of ours of the file that is
+        executed instead of the one that the specification names, with the same arguments.
         """
         known = [f"--{name}={value}" for name, value in options if name in self.flags]
         passed = [f"--pass-fd={ours}:{theirs}" for ours, theirs in pass_fds]
+        if first is not None:
+            passed.append(f"--exec-fd={first}")
         return [str(self.path), *known, "run", f"--bundle={bundle}", *passed, container]
 
 

@@ -9,10 +9,16 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
+from crucible_chassis.logs import get_logger
 from crucible_executor.sandbox.capture import CappedLog, OutputCapture, PipeReader
 from crucible_executor.sandbox.cgroup import Cgroup, CgroupError, OomFacts
+from crucible_executor.sandbox.containment.agent import REPORT_BYTES
+from crucible_executor.sandbox.containment.alarm import Alarm, Breach
+from crucible_executor.sandbox.containment.probes import probe_set
+from crucible_executor.sandbox.containment.report import Containment, Look, load, unchecked
+from crucible_executor.sandbox.containment.trials import Expected
 from crucible_executor.sandbox.gvisor import bundle
 from crucible_executor.sandbox.gvisor.guest import Guest
 from crucible_executor.sandbox.gvisor.link import Link
@@ -39,6 +45,8 @@ SAID_BYTES: Final = 2048
 
 _PACKAGE: Final = {"python": bundle.for_python, "sh": bundle.for_sh}
 _READY, _GO, _ERROR = b"R", "G", "E"
+
+log = get_logger(__name__)
 
 
 class State(Enum):
@@ -76,12 +84,16 @@ class GvisorSandbox:
         disk_bytes: int,
         *,
         boot_timeout: float,
+        alarm: Alarm,
         on_closed: Callable[[GvisorSandbox], None],
     ) -> None:
         self._on_closed = on_closed
         self._image = image
         self._disk_bytes = disk_bytes
         self._boot_timeout = boot_timeout
+        self._alarm = alarm
+        self._containment: Containment | None = None
+        self._after: Look | None = None
         self._guest = Guest(identity, link, cgroup, on_exit=self._exited, on_gone=self._end)
         self._state = State.NEW
         self._ended = asyncio.Event()
@@ -134,17 +146,22 @@ class GvisorSandbox:
         try:
             async with asyncio.timeout(self._boot_timeout):
                 digest = await self._guest.start(self.runtime, self._disk_bytes, ahead=self._ahead)
+                inside = await self._look_inside()
                 word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
         except TimeoutError as error:
             detail = self._boot_detail(f"not ready after {self._boot_timeout:g} s")
             raise SandboxFault(Cause.SANDBOX, detail) from error
         except OSError as error:
             raise SandboxFault(Cause.SANDBOX, self._boot_detail(f"it died while booting: {error}")) from error
+        except ValueError as error:
+            raise SandboxFault(Cause.SANDBOX, self._boot_detail(f"it died while it was looked at: {error}")) from error
         if word != _READY:
             raise SandboxFault(Cause.SANDBOX, self._boot_detail("it died while booting"))
         if digest != self.image_digest:
             raise SandboxFault(Cause.IMAGE, f"the image of {self.runtime} was replaced a moment ago")
         self._guest.ready()
+        self._containment = Containment(inside, await self._look_from_outside())
+        self._alarm.take(self.id, self.runtime, self._containment)
         self._ready = datetime.now(UTC)
         self._move(State.READY)
 
@@ -159,17 +176,15 @@ class GvisorSandbox:
         elif self._state is State.NEW:
             self._ahead = False
 
-    async def inspect(self) -> Any:  # noqa: ANN401 - any JSON
-        """The launcher's look at its confinement while it waits, before `freeze`, as JSON; None without one.
-
-        Raises SandboxFault.
-        """
-        return await self._guest.inspect()
+    @property
+    def containment(self) -> Containment | None:
+        """What is known of its confinement, once it is booted."""
+        return self._containment
 
     @property
-    def after(self) -> Any:  # noqa: ANN401 - any JSON
-        """The launcher's look at what is left of it, after `close`, if it was inspected before."""
-        return self._guest.after
+    def after(self) -> Look | None:
+        """What was left of it, after `close`; None when nobody could look."""
+        return self._after
 
     def freeze(self) -> None:
         """See `Waiting`; one that cannot be stopped is killed, and then is no longer `alive`."""
@@ -178,6 +193,7 @@ class GvisorSandbox:
     async def deliver(self, program: Program, limits: SandboxLimits, sink: OutputSink) -> None:
         """See `Sandbox`."""
         self._check_abandoned()
+        self._alarm.check()
         launch = bundle.prepare(self._image.definition, program, limits)
         if limits.disk_bytes != self._disk_bytes:
             raise InvalidProgramError(f"limits.disk_bytes: this sandbox was booted with {self._disk_bytes}")
@@ -255,7 +271,10 @@ class GvisorSandbox:
         self._move(State.CLOSED)
         self._stop_watching()
         self._end()
-        await self._guest.cleanup.run()
+        try:
+            await self._guest.cleanup.run()
+        finally:
+            self._look_after()
         self._on_closed(self)
 
     # What happens to it
@@ -288,6 +307,40 @@ class GvisorSandbox:
 
     def _kill_now(self) -> None:
         self._guest.kill()
+
+    # A look at its confinement
+
+    async def _look_inside(self) -> Look:
+        """From inside, by the agent that it begins with. Raises OSError, ValueError."""
+        probes = probe_set()
+        if not self._guest.agent:
+            return unchecked(probes.checks, "there is no probe for machines of this kind")
+        loop, channel = asyncio.get_running_loop(), self._guest.channel
+        await loop.sock_sendall(channel, probes.script)
+        report = bytearray()
+        while len(report) < REPORT_BYTES and (part := await loop.sock_recv(channel, REPORT_BYTES - len(report))):
+            report += part
+        most = self._image.definition.limits.maximum
+        return probes.judge(bytes(report), Expected(self._disk_bytes, most.processes, most.open_files))
+
+    async def _look_from_outside(self) -> Look:
+        """By its launcher. Raises SandboxFault."""
+        try:
+            return load(await self._guest.inspect())
+        except ValueError as error:
+            raise SandboxFault(Cause.SANDBOX, f"it cannot be looked at: {error}") from error
+
+    def _look_after(self) -> None:
+        """What its launcher saw of its removal; not of one that was never up."""
+        if self._after is not None or self._containment is None:
+            return
+        try:
+            self._after = load(self._guest.after)
+        except ValueError as error:
+            log.warning("containment.not_looked_after", sandbox=self.id, error=str(error))
+            return
+        if broken := self._after.broken:
+            self._alarm.ring(Breach(self.id, self.runtime, broken))
 
     # Its parts
 
@@ -344,6 +397,7 @@ class GvisorSandbox:
             stderr=stderr,
             phases=Phases(self._booted, self._ready, self._started, max(self._started, self._finished)),
             image_digest=self.image_digest,
+            containment=self._containment,
         )
 
     def _boot_detail(self, what: str) -> str:

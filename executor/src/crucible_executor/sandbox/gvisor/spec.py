@@ -12,6 +12,9 @@ from crucible_executor.sandbox.port import SandboxLimits
 
 SANDBOX_UID: Final = 65534
 WORK_DIR: Final = "/work"
+HOSTNAME: Final = "sandbox"
+TMPFS_FOLDERS: Final = ("/dev/shm", "/tmp", WORK_DIR)  # noqa: S108 - folders inside the sandbox
+"""What can be written to: each holds `disk_bytes`."""
 CHANNEL_FD: Final = 3
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -97,12 +100,12 @@ def build(
     limits = {
         "RLIMIT_NPROC": most.processes,
         "RLIMIT_NOFILE": most.open_files,
-        "RLIMIT_FSIZE": 2 * disk_bytes,
+        "RLIMIT_FSIZE": file_size_bound(disk_bytes),
         "RLIMIT_CORE": 0,
     }
     return {
         "ociVersion": "1.0.2",
-        "hostname": "sandbox",
+        "hostname": HOSTNAME,
         "root": {"path": str(empty_root), "readonly": True},
         "process": {
             "terminal": False,
@@ -118,9 +121,7 @@ def build(
         },
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-            _tmpfs("/dev/shm", disk_bytes),  # noqa: S108 - a folder inside the sandbox
-            _tmpfs("/tmp", disk_bytes),  # noqa: S108 - same
-            _tmpfs(WORK_DIR, disk_bytes),
+            *(_tmpfs(folder, disk_bytes) for folder in TMPFS_FOLDERS),
         ],
         "annotations": {
             "dev.gvisor.spec.rootfs.source": str(image),
@@ -135,6 +136,11 @@ def build(
             },
         },
     }
+
+
+def file_size_bound(disk_bytes: int) -> int:
+    """The most that one file may hold: beyond what fits, so that the disk's own bound is met first."""
+    return 2 * disk_bytes
 
 
 def _tmpfs(destination: str, size: int) -> dict[str, object]:

@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ class Image:
     env: Mapping[str, str]
     default: SandboxLimits
     maximum: SandboxLimits
+    identity: tuple[int, ...] = ()
+    """Device, inode, size, time of change and mode of the file, once it was verified."""
 
 
 class Catalogue:
@@ -67,7 +69,7 @@ class Catalogue:
                 self._remember()
         except OSError as error:
             raise SandboxFault(Cause.IMAGE, f"{image.path} cannot be read: {error.strerror}") from error
-        return image
+        return replace(image, identity=identity(status))
 
     def _look_up(self, runtime: str) -> Image:
         path = self._folder / INDEX_NAME
@@ -135,6 +137,11 @@ def _require_closed(path: Path, status: os.stat_result) -> None:
         or not stat.S_ISREG(status.st_mode)
     ):
         raise SandboxFault(Cause.IMAGE, f"{path} must be a file that only its owner, the launcher's user, may write")
+
+
+def identity(status: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is another or is written to: device, inode, size, time of change and mode."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
 
 
 def _key(digest: str, status: os.stat_result) -> str:

@@ -46,6 +46,8 @@ class Ground:
     cgroups: CgroupTree
     runsc: Runsc
     platform: str
+    agent: int | None
+    """Descriptor of the program that looks at a sandbox from inside, where there is one for this machine."""
 
 
 class CellError(Exception):
@@ -107,7 +109,7 @@ class Cell:
                 self._command(theirs[3]),
                 join=self._group.join_files,
                 stdio=(theirs[0], theirs[1], theirs[2]),
-                pass_fds=(theirs[3],),
+                pass_fds=(theirs[3],) if self._ground.agent is None else (theirs[3], self._ground.agent),
             )
         except BaseException:
             close_all(list(ours.values()))
@@ -150,6 +152,7 @@ class Cell:
             options,
             bundle=self._dir / "bundle",
             pass_fds=((channel, spec.CHANNEL_FD),),
+            first=self._ground.agent,
             container=self.identity,
         )
 
@@ -245,8 +248,11 @@ class Cell:
             runtime=self.image.runtime,
             image=self.image.path,
             image_digest=self.image.digest,
+            image_identity=self.image.identity,
             folder=self._dir,
             cgroup=self._group,
+            memory_bytes=self._memory_bytes,
+            processes=self._processes,
             supervisor=supervisor,
             sentry=sentry,
             stubs=tuple(sorted(self._group.pids() - {supervisor, sentry})),

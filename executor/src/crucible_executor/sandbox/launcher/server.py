@@ -24,6 +24,7 @@ from typing import Any, Final, cast
 
 from crucible_executor.sandbox import leftovers
 from crucible_executor.sandbox.cgroup import CgroupError
+from crucible_executor.sandbox.containment.agent import open_agent
 from crucible_executor.sandbox.gvisor.runsc import Runsc, RunscError
 from crucible_executor.sandbox.launcher import privileges, wire
 from crucible_executor.sandbox.launcher.catalogue import Catalogue, Image
@@ -169,7 +170,8 @@ class Launcher:
             fault = SandboxFault(Cause.INFRASTRUCTURE, f"a sandbox cannot be started: {_words(error)}")
             self._answer(number, identity, wire.fault_fields(fault))
         else:
-            self._answer(number, identity, {"digest": image.digest}, descriptors)
+            probed = self._ground.agent is not None
+            self._answer(number, identity, {"digest": image.digest, "agent": probed}, descriptors)
 
     def _claim(self, cell: Cell, number: int, *, wall_time: float, memory_bytes: int, processes: int) -> None:
         if cell.image is None:
@@ -372,7 +374,8 @@ def _serve(
         with contextlib.suppress(OSError, CgroupError):
             instance.give_back()
         raise
-    Launcher(config, service, Ground(instance.dir, empty_root, instance.cgroups, runsc, config.platform), posture).run()
+    ground = Ground(instance.dir, empty_root, instance.cgroups, runsc, config.platform, open_agent())
+    Launcher(config, service, ground, posture).run()
     try:
         instance.give_back()
     except (OSError, CgroupError) as error:

@@ -17,9 +17,15 @@ class Subject:
     image: Path
     """The verified root image."""
     image_digest: str
+    image_identity: tuple[int, ...]
+    """Device, inode, size, time of change and mode of the image, as it was verified."""
     folder: Path
     """Its state: bundle, sockets, runsc's root."""
     cgroup: Cgroup
+    memory_bytes: int
+    """Bound of its memory that was asked for."""
+    processes: int
+    """Bound of its host processes that was asked for."""
     supervisor: int
     """`runsc run`."""
     sentry: int

@@ -5,7 +5,7 @@ piece of a specification. A request has a number, which its answer repeats; what
 
 | request | fields | answer |
 |---|---|---|
-| `boot` | runtime, disk_bytes, ahead | `digest`, and the descriptors of `DESCRIPTORS` |
+| `boot` | runtime, disk_bytes, ahead | `digest`, `agent` (it awaits a script), and the descriptors of `DESCRIPTORS` |
 | `claim` | wall_time, memory_bytes, processes | when it runs with these limits; its deadline counts from now |
 | `end` | | when every process of it is gone |
 | `close` | | `after`, when nothing of it is left |
