@@ -61,6 +61,9 @@ class HeldUp:
         await asyncio.sleep(self.seconds)
         return await self._driver.boot(runtime, disk_bytes=disk_bytes)
 
+    async def until_unfit(self) -> str:
+        return await self._driver.until_unfit()
+
     async def offerable_runtimes(self) -> Offerable:
         return await self._driver.offerable_runtimes()
 

@@ -46,14 +46,16 @@ def render_metrics(accept: str | None = None) -> tuple[bytes, str]:
 class AdminServer:
     """Serves `/metrics`, `/healthz` (the process runs) and `/readyz` (`ready()`: 200, else 503) over plain HTTP/1.1.
 
-    An async context manager. `listen` is `host:port`; port 0 picks a free one. One request a connection.
+    `why_not()` is one line for a person beside `not ready`, or empty. An async context manager. `listen` is
+    `host:port`; port 0 picks a free one. One request a connection.
     """
 
-    def __init__(self, listen: str, ready: Callable[[], bool]) -> None:
+    def __init__(self, listen: str, ready: Callable[[], bool], why_not: Callable[[], str] = str) -> None:
         host, _, port = listen.rpartition(":")
         self._host = host.strip("[]")
         self._port = int(port)
         self._ready = ready
+        self._why_not = why_not
         self._server: asyncio.Server | None = None
         self.address = listen
         """`host:port` really bound, once entered."""
@@ -84,6 +86,10 @@ class AdminServer:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
+    def _not_ready(self) -> bytes:
+        why = self._why_not()
+        return f"not ready: {why}\n".encode() if why else b"not ready\n"
+
     def _answer(self, head: str) -> bytes:
         request, *lines = head.split("\r\n")
         method, _, rest = request.partition(" ")
@@ -98,7 +104,7 @@ class AdminServer:
         elif path == "/healthz":
             status, body = "200 OK", b"ok\n"
         elif path == "/readyz":
-            status, body = ("200 OK", b"ready\n") if self._ready() else ("503 Service Unavailable", b"not ready\n")
+            status, body = ("200 OK", b"ready\n") if self._ready() else ("503 Service Unavailable", self._not_ready())
         answer = (
             f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
             "Connection: close\r\nCache-Control: no-store\r\n\r\n"

@@ -23,6 +23,7 @@ from crucible_chassis.process import Lifetime, run
 from crucible_chassis.settings import EX_CONFIG, load_settings
 from crucible_executor import convert
 from crucible_executor.attempts import Tools
+from crucible_executor.fitness import Fitness
 from crucible_executor.heartbeat import Heart
 from crucible_executor.jobs import JobPuller
 from crucible_executor.objects import open_object_store
@@ -80,15 +81,20 @@ async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverO
     )
     runs = HeldRuns(tools, tasks, slots=settings.slots, began=heart.beat_now)
     puller = JobPuller(messaging, runs, pool=settings.pool)
+    fitness = Fitness()
     await stack.enter_async_context(
         AdminServer(
             settings.admin_listen,
-            lambda: bool(runtimes) and messaging.is_connected and puller.bound and heart.answered,
+            lambda: (
+                bool(runtimes) and not fitness.why_not and messaging.is_connected and puller.bound and heart.answered
+            ),
+            lambda: fitness.why_not,
         )
     )
     await heart.listen(runs)
     tasks.spawn("heart", heart.run(runs))
     pulling = tasks.spawn_job("jobs", puller.run())
+    tasks.spawn_job("fitness", fitness.keep(driver, heart, puller, pulling))
     await lifetime.until_stopped()
     heart.announce_no_slots()
     await puller.stop(pulling)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from crucible_executor.sandbox.cgroup import CgroupError, open_cgroup_tree
+from crucible_executor.sandbox.containment.alarm import Alarm
+from crucible_executor.sandbox.containment.report import Found
 from crucible_executor.sandbox.gvisor.driver import DEFAULT_CGROUP_PARENT, DEFAULT_STATE_ROOT, GvisorConfig, open_driver
 from crucible_executor.sandbox.gvisor.runsc import Runsc, RunscError
 from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, ImageStore
@@ -126,17 +128,29 @@ def _disk(folder: Path) -> Check:
 
 
 def _sandboxes(config: GvisorConfig) -> list[Check]:
-    async def offerable() -> Offerable:
+    async def offerable() -> tuple[Offerable, Alarm]:
         async with open_driver(config) as driver:
-            return await driver.offerable_runtimes()
+            return await driver.offerable_runtimes(), driver.alarm
 
     try:
-        found = asyncio.run(offerable())
+        found, alarm = asyncio.run(offerable())
     except (SandboxFault, ExceptionGroup, OSError) as error:
         return [Check("sandbox", passed=False, detail=str(error), remedy="see docs/operations.md")]
     passed = [Check(f"runtime {each.name}", passed=True, detail=f"{each.version}, tested") for each in found.offers]
     rebuild = f"{BUILD} {config.images_dir}"
+    passed.append(_containment(alarm))
     return [*passed, *(Check(f"runtime {name}", False, why, rebuild) for name, why in found.refused.items())]
+
+
+def _containment(alarm: Alarm) -> Check:
+    if alarm.breach is not None:
+        remedy = "run no program here: see docs/operations.md, A sandbox that is not tight"
+        return Check("containment", passed=False, detail=str(alarm.breach), remedy=remedy)
+    findings = [each for known in alarm.latest.values() for each in (*known.inside.findings, *known.before.findings)]
+    held = sum(each.found is Found.HELD for each in findings)
+    missed = sorted({each.check.value for each in findings if each.found is not Found.HELD})
+    detail = f"{held} checks held in {len(alarm.latest)} runtimes"
+    return Check("containment", passed=True, detail=f"{detail}; not checked: {', '.join(missed)}" if missed else detail)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

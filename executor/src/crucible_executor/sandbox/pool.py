@@ -119,6 +119,10 @@ class SandboxPool:
         self.keep({offer.name: offer.default_limits.disk_bytes for offer in found.offers})
         return found
 
+    async def until_unfit(self) -> str:
+        """See `SandboxDriver`."""
+        return await self._driver.until_unfit()
+
     def keep(self, disks: Mapping[str, int]) -> None:
         """Keep sandboxes of these runtimes with these disks ready from now on."""
         for name, disk_bytes in disks.items():

@@ -315,6 +315,10 @@ class SandboxDriver(Protocol):
         """
         ...
 
+    async def until_unfit(self) -> str:
+        """Wait until no program may be given to this machine's sandboxes any more, and say why; it stays so."""
+        ...
+
     async def offerable_runtimes(self) -> Offerable:
         """Run each runtime's self-test in a sandbox and offer those that passed; SandboxFault without any image."""
         ...

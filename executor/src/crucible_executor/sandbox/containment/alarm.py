@@ -63,7 +63,8 @@ class Alarm:
 
     def ring(self, breach: Breach) -> None:
         """A confinement is broken."""
-        log.critical(
+        say = log.critical if self.breach is None else log.error
+        say(
             "containment.broken",
             sandbox=breach.sandbox,
             runtime=breach.runtime,

@@ -132,6 +132,10 @@ class GvisorDriver:
         self._sandboxes.add(sandbox)
         return sandbox
 
+    async def until_unfit(self) -> str:
+        """See `SandboxDriver`: until a sandbox's confinement is found to be broken."""
+        return str(await self.alarm.rung())
+
     async def offerable_runtimes(self) -> Offerable:
         """See `SandboxDriver`."""
         index = await asyncio.to_thread(self.images.index)
