@@ -128,7 +128,7 @@ def test_up_again_finds_the_stack_that_runs(stack: Stack) -> None:
     before = stack.state.supervisor
     again = crucible("up", "--port-base", "0", layout=stack.layout)
     assert again.returncode == 0, again.stderr
-    assert "runs already" in again.stderr
+    assert "is already running" in again.stderr
     assert stack.state.supervisor == before
 
 
@@ -147,14 +147,14 @@ def test_a_taken_port_is_named_before_anything_starts(stack: Stack, layout: Layo
         port = taken.getsockname()[1]
         answer = crucible("up", "--port-base", str(port - 2), layout=layout)
     assert answer.returncode == 2
-    assert f"port {port} on 127.0.0.1, for store, is taken" in answer.stderr
+    assert f"port {port} on 127.0.0.1, for the store, is already in use" in answer.stderr
     assert "--port-base" in answer.stderr
     assert "CRUCIBLE_PORT_BASE" in answer.stderr
     assert StackState.read(layout.state) is None
     assert [entry.name for entry in layout.data.iterdir()] == ["images"], "nothing was made"
     gateway = stack.state.addresses["gateway"].rpartition(":")[2]
     answer = crucible("up", "--port-base", "0", "--port", gateway, layout=layout)
-    assert f"port {gateway} on 127.0.0.1, for gateway, is taken; another is chosen with --port" in answer.stderr
+    assert f"port {gateway} on 127.0.0.1, for the gateway, is already in use; choose another" in answer.stderr
     require_nothing_left(layout)
 
 
@@ -190,7 +190,7 @@ def test_a_second_stack_lives_dies_and_comes_back_beside_the_first(
     assert layout.database.is_dir(), "data outlive the stack"
     assert crucible("status", layout=layout).returncode == 3
     idle = crucible("down", layout=layout)
-    assert (idle.returncode, idle.stdout) == (0, "no stack runs\n")
+    assert (idle.returncode, idle.stdout) == (0, "no stack is running\n")
     purged = crucible("down", "--purge", "--json", layout=layout)
     assert purged.returncode == 0
     assert json.loads(purged.stdout) == {
@@ -225,7 +225,7 @@ def test_purge_keeps_off_a_folder_that_is_no_stack(tmp_path: Path) -> None:
     assert "nothing removed" in answer.stderr
     answer = crucible("up", "--port-base", "0", layout=Layout(tmp_path))
     assert answer.returncode == 2
-    assert "holds other things (thesis.txt)" in answer.stderr
+    assert "holds other files (thesis.txt)" in answer.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 

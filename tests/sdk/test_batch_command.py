@@ -99,7 +99,7 @@ async def test_a_batch_that_was_interrupted_continues(platform: RecordedPlatform
     process.send_signal(signal.SIGINT)
     ended = await end(process)
     assert ended.code == 130
-    assert "the same command continues" in ended.stderr
+    assert "run the same command again" in ended.stderr
     assert 0 < len(scheduler.accepted) < 300
     continued = await crucible("batch", file)
     assert continued.code == 0
@@ -151,9 +151,9 @@ async def test_bad_lines_are_named_before_anything_is_sent(platform: RecordedPla
     assert "line 6: limits: " in told[6]
     assert "'pyhton' is not known: one of bash, python" in told[7]
     assert "runtime: is missing" in told[8]
-    assert "source: is missing: send the program as source, or as files" in told[9]
+    assert "source: is missing: send the program as source or as files" in told[9]
     assert "requestId: must be printable" in told[10]
-    assert "requestId: 'same' stands in line 11 already" in told[12]
+    assert "requestId: 'same' is already used in line 11" in told[12]
     assert "is not UTF-8" in told[13]
     assert "line 14: source: " in told[14]
 

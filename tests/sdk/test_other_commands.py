@@ -1,6 +1,7 @@
 """The other commands: on a terminal and in a pipe, their failures, what they add and what they load."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ async def test_list_is_lines_in_a_pipe_and_a_table_on_a_terminal(platform: Recor
     assert b"\x1b]0;" not in shown, "what a caller wrote drives no terminal"
     plain = (await crucible.on_terminal("list", env={"NO_COLOR": "1"})).stdout
     assert b"\x1b[31m" not in plain
+
+    narrow = (await crucible.on_terminal("list", env={"COLUMNS": "60"})).stdout.decode()
+    assert ID in narrow, "an id is there to be copied"
+    assert "SIGNALED" in narrow
+    assert "CREATED" not in narrow
+    assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()) <= 60 for line in narrow.splitlines())
 
     as_json = await crucible("list", "--json")
     assert [json.loads(line)["status"] for line in lines(as_json.stdout)] == ["COMPLETED", "QUEUED"]

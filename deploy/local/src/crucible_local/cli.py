@@ -47,21 +47,21 @@ def _failure(error: Exception) -> click.ClickException:
 def _data(command: Command) -> Command:
     return click.option(
         "--data", type=click.Path(path_type=Path), envvar="CRUCIBLE_DATA", default=DEFAULT_DATA, show_default=True,
-        help="The stack's data folder; it names the stack.",
+        help="Data folder of the stack. Each folder is a stack of its own.",
     )(command)  # fmt: skip
 
 
 def _start_options(command: Command) -> Command:
     for option in (
         click.option("--timeout", type=click.FloatRange(1), default=START_SECONDS, show_default=True,
-                     help="Seconds to wait until all is ready."),
+                     help="How many seconds to wait until it is ready."),
         click.option("--write-config/--no-write-config", default=None,
-                     help="Write where the stack is to ~/.config/crucible/client.toml, for the other commands and the "
-                          "SDK; so by default for the default data folder."),
-        click.option("--jaeger", is_flag=True, help="Start Jaeger too, from a binary or a Docker engine."),
+                     help="Write the stack's addresses to ~/.config/crucible/client.toml, where the other commands and "
+                          "the SDK look for them. Default: for the default data folder only."),
+        click.option("--jaeger", is_flag=True, help="Also start Jaeger, from a `jaeger` binary or with Docker."),
         click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE",
-                     help="First of the ports, 8080 unless told; 0: any free ones."),
-        click.option("--port", type=click.IntRange(1, 65535), help="The gateway's port; the others stay."),
+                     help="First port to use, 8080 by default; 0 picks free ports."),
+        click.option("--port", type=click.IntRange(1, 65535), help="Port of the gateway; the others stay."),
     ):  # fmt: skip
         command = option(command)
     return _data(command)
@@ -69,15 +69,15 @@ def _start_options(command: Command) -> Command:
 
 @click.command()
 @_start_options
-@click.option("--json", "as_json", is_flag=True, help="Print the state as JSON once it is ready.")
-@click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, then stop the stack.")
+@click.option("--json", "as_json", is_flag=True, help="Print the state as JSON once the stack is ready.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground; Ctrl-C stops the stack.")
 def up(
     data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float,
     as_json: bool, foreground: bool,
 ) -> None:  # fmt: skip
-    """Start the whole stack on this machine; one that runs already on the data folder is left as it is.
+    """Start the whole stack on this machine. A stack that already runs on the data folder is left alone.
 
-    Exit code 2 for a port, a folder or an option that cannot be; 125 when the stack did not come up.
+    Exit code: 2 for a port, folder or option that cannot be used; 125 if the stack did not start.
 
     \b
     crucible up
@@ -96,10 +96,10 @@ def up(
 
 @click.command()
 @_data
-@click.option("--purge", "with_data", is_flag=True, help="Remove its data and images too.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--purge", "with_data", is_flag=True, help="Also remove its data and images.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def down(data: Path, with_data: bool, as_json: bool) -> None:
-    """Stop the stack; no process, mount or cgroup is left.
+    """Stop the stack. No process, mount or cgroup of it is left.
 
     \b
     crucible down
@@ -117,14 +117,16 @@ def down(data: Path, with_data: bool, as_json: bool) -> None:
     if as_json:
         click.echo(display.down_json(data, was_running=found, removed=removed))
         return
-    click.echo(("the stack is stopped" if found else "no stack runs") + (f"; {data} is removed" if removed else ""))
+    click.echo(
+        ("the stack is stopped" if found else "no stack is running") + (f"; {data} is removed" if removed else "")
+    )
 
 
 @click.command()
 @_data
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(data: Path, as_json: bool) -> None:
-    """Show each process: its state, pid, address, restarts and log. Exit code 3 when no stack runs.
+    """Show each process: state, pid, address, restarts and log file. Exit code 3 if no stack is running.
 
     \b
     crucible status
@@ -137,9 +139,9 @@ def status(data: Path, as_json: bool) -> None:
     elif state is not None:
         display.show_status(Console(), state, processes)
     else:
-        click.echo(f"no stack runs on {data}; start one with `crucible up`")
+        click.echo(f"no stack is running on {data}; start one with `crucible up`")
         for process in processes:
-            click.echo(f"left running: {process.name}; `crucible down` ends it")
+            click.echo(f"still running: {process.name}; `crucible down` ends it")
     if state is None:
         raise SystemExit(3)
 
@@ -149,7 +151,9 @@ def status(data: Path, as_json: bool) -> None:
 @click.option("--port-base", type=click.IntRange(0, 65000), envvar="CRUCIBLE_PORT_BASE", help="As in `crucible up`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(data: Path, port_base: int | None, as_json: bool) -> None:
-    """Check that this host can run the stack and its sandboxes. Exit code 1 when something is missing.
+    """Check that this machine can run the stack and its sandboxes, and say how to fix what is missing.
+
+    Exit code 1 if something required is missing.
 
     \b
     crucible doctor
@@ -170,12 +174,12 @@ def doctor(data: Path, port_base: int | None, as_json: bool) -> None:
 
 @click.command()
 @_start_options
-@click.option("--json", "as_json", is_flag=True, help="Print the program's evaluation as JSON instead of the story.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the evaluation, as JSON.")
 def demo(
     data: Path, port: int | None, port_base: int | None, jaeger: bool, write_config: bool | None, timeout: float,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Start the stack, run one program in gVisor end to end, and show what happened.
+    """Start the stack, run one program in gVisor end to end, and show what happened step by step.
 
     \b
     crucible demo
@@ -211,7 +215,11 @@ def _options(
 def _start(console: Console, options: StackOptions, timeout: float) -> StackState:
     if failed := host.failures(host.quick_checks(options.data)):
         display.show_checks(console, failed)
-        raise _failure(LaunchError("this host lacks what is marked above; nothing was started"))
+        raise _failure(
+            LaunchError(
+                "this machine lacks what is marked above; nothing was started. `crucible doctor` checks everything"
+            )
+        )
     try:
         launched = launch(options, timeout=timeout, progress=display.Progress(console))
     except InterruptedStartError as error:
@@ -220,7 +228,7 @@ def _start(console: Console, options: StackOptions, timeout: float) -> StackStat
     except EXPECTED as error:
         raise _failure(error) from error
     if launched.was_running:
-        console.print(f"a stack runs already on {options.data}")
+        console.print(f"a stack is already running on {options.data}")
     return launched.state
 
 

@@ -89,7 +89,7 @@ def _services() -> list[Check]:
         name = user.name if user else SERVICE_ACCOUNT
         return [Check("services", passed=True, detail=f"run as {name}, without privileges")]
     detail = f"run as root without capabilities: no other user can read {closed}"
-    mend = "have the repository and its Python where every user may read, such as below /opt"
+    mend = "put the repository and its Python where every user may read them, such as under /opt"
     return [Check("services", passed=False, detail=detail, remedy=mend, required=False)]
 
 

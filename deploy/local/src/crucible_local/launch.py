@@ -220,7 +220,7 @@ def purge(layout: Layout) -> bool:
         return False
     if not layout.lock.exists():
         if any(layout.data.iterdir()):
-            raise LayoutError(f"{layout.data} is no stack's data folder: nothing removed")
+            raise LayoutError(f"{layout.data} is not the data folder of a stack; nothing was removed")
         return False
     shutil.rmtree(layout.data)
     return True

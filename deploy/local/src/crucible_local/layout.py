@@ -86,7 +86,7 @@ class Layout:
             known = {"images"}  # images may be built before the first start
             if strangers := sorted(entry.name for entry in self.data.iterdir() if entry.name not in known):
                 raise LayoutError(
-                    f"{self.data} holds other things ({', '.join(strangers[:3])}); name another with --data"
+                    f"{self.data} holds other files ({', '.join(strangers[:3])}); choose another folder with --data"
                 )
         for folder in (self.data, self.logs, RUNTIME_ROOT):
             make_public(folder)
@@ -95,8 +95,8 @@ class Layout:
         closed = [str(parent) for parent in self.data.parents if not parent.stat().st_mode & 0o001]
         if os.geteuid() == 0 and closed:
             raise LayoutError(
-                f"{self.data} cannot hold a database: PostgreSQL runs as a user of its own, to whom {closed[-1]} is"
-                " closed; name another folder with --data"
+                f"{self.data} cannot hold a database: PostgreSQL runs as a user of its own, which may not enter"
+                f" {closed[-1]}; choose another folder with --data"
             )
 
 

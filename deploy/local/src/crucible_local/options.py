@@ -68,10 +68,10 @@ class Ports:
         for name in OFFSETS:
             port = int(getattr(self, name))
             if (jaeger or not name.startswith("jaeger")) and not is_free(port):
-                moves = "--port, or all with " if name == "gateway" else ""
+                own = "choose another with --port, or move" if name == "gateway" else "move"
                 raise PortTakenError(
-                    f"port {port} on 127.0.0.1, for {name.replace('_', ' ')}, is taken; another is chosen with {moves}"
-                    "--port-base or CRUCIBLE_PORT_BASE (0: any free ones)"
+                    f"port {port} on 127.0.0.1, for the {name.replace('_', ' ')}, is already in use; {own} all ports"
+                    " with --port-base or CRUCIBLE_PORT_BASE (0 takes any free ones)"
                 )
 
 

@@ -14,25 +14,25 @@ PLUGIN_GROUP = "crucible.commands"
 """Entry points that add subcommands: name -> a click.Command."""
 
 OWN = {
-    "run": "Run a program: its output as it comes, its exit code as ours.",
-    "batch": "Run thousands of programs from a JSONL file; a rerun continues.",
+    "run": "Run a program: streams its output, exits with its exit code.",
+    "batch": "Run thousands of programs from a JSONL file; run it again to resume.",
     "get": "Show one evaluation.",
     "list": "List evaluations, newest first.",
     "watch": "Follow the events of an evaluation.",
     "output": "Write the exact bytes a program wrote.",
     "cancel": "Cancel an evaluation.",
     "requeue": "Put a FAILED evaluation back into the queue.",
-    "runtimes": "List what programs can be written in.",
+    "runtimes": "List the runtimes that programs can use.",
 }
 _MODULES = {"get": "evaluations", "list": "evaluations", "cancel": "evaluations", "requeue": "evaluations"}
 _FUNCTIONS = {"list": "list_"}
 
 LOCAL = {
     "up": "Start the whole stack on this machine.",
-    "down": "Stop it.",
+    "down": "Stop the stack.",
     "status": "Show its processes, addresses and logs.",
-    "doctor": "Check what the stack needs of this machine.",
-    "demo": "Start the stack and see one program run, end to end.",
+    "doctor": "Check that this machine can run the stack.",
+    "demo": "Start the stack and run one program in gVisor, end to end.",
 }
 """Commands of the package crucible-local."""
 

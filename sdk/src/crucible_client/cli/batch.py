@@ -37,39 +37,44 @@ _ECHOED = ("source", "files", "stdin", "stdin_bytes")
 
 
 @click.command(
-    epilog="Exit code: 0 when every evaluation is COMPLETED, whatever its verdict; 2 when a line was refused; 125 when "
-    "the platform failed at one, or one was cancelled."
+    epilog="Exit code: 0 if every evaluation is COMPLETED, whatever its verdict; 2 if a line was refused; 125 if the "
+    "platform failed at one, or one was cancelled."
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
 @click.option(
-    "--output", "-o", type=click.Path(dir_okay=False, writable=True), help="Write results here, not to stdout."
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, writable=True),
+    help="Write results to this file instead of stdout.",
 )
 @click.option(
     "--in-flight",
     type=click.IntRange(1, 10_000),
     default=256,
     show_default=True,
-    help="How many may be waiting or running at one time.",
+    help="How many may be queued or running at one time.",
 )
-@click.option("--key", help="Makes request ids of this instead of the file's content: a new key runs all lines anew.")
-@click.option("--quiet", is_flag=True, help="No progress, no summary.")
-@click.option("--json", is_flag=True, expose_value=False, help="What is written is JSON with or without it.")
+@click.option(
+    "--key", help="Derive request ids from this instead of the file's content; a new key runs every line again."
+)
+@click.option("--quiet", is_flag=True, help="Print no progress and no summary.")
+@click.option("--json", is_flag=True, expose_value=False, help="Accepted for uniformity: results are always JSON.")
 @click.pass_obj
 def batch(target: Target, file: str, output: str | None, in_flight: int, key: str | None, quiet: bool) -> None:
-    """Run the evaluations in FILE (- for standard input), one JSON object a line, and write a JSON line for each.
+    """Run the evaluations in FILE (- for standard input), one JSON object per line, and write a JSON line for each.
 
     \b
     crucible batch programs.jsonl -o results.jsonl
 
-    A line is what POST /v1/evaluations takes, and may name its `requestId`:
+    A line is the body of POST /v1/evaluations, and may have a `requestId`:
 
     \b
     {"runtime": "python", "source": "print(1)"}
     {"runtime": "python", "source": "print(2)", "limits": {"wallTime": "5s"}, "requestId": "two"}
 
-    A result holds `line`, `requestId` and `evaluation`, or `error` for a line that was refused; results come in the
-    order in which evaluations end. Running the same file again goes on where it was left and repeats nothing: a line
-    without a `requestId` gets one made of the file's content and the line's number.
+    A result has `line`, `requestId` and `evaluation`, or `error` for a line that was refused; results come in the
+    order in which evaluations end. Running the same file again resumes where it stopped and runs nothing twice: a line
+    without a `requestId` gets one derived from the file's content and the line's number.
     """
     content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
 
@@ -88,8 +93,8 @@ def batch(target: Target, file: str, output: str | None, in_flight: int, key: st
             except (asyncio.CancelledError, CrucibleError):
                 done = sum(run.statuses.values())
                 click.echo(
-                    f"crucible: left after {done} of {len(lines)}; what was accepted goes on, and the same command "
-                    "continues",
+                    f"crucible: stopped after {done} of {len(lines)}; what was submitted keeps running. To resume, run "
+                    "the same command again",
                     err=True,
                 )
                 raise

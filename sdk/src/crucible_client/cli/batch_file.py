@@ -66,7 +66,7 @@ def read_batch(content: bytes, *, runtimes: Sequence[str], key: str | None) -> t
             request_id, evaluation = _parse(text, runtimes)
             request_id = request_id or f"batch-{prefix}-{number}"
             if request_id in number_of:
-                raise _BadLineError(REQUEST_ID, f"{request_id!r} stands in line {number_of[request_id]} already")
+                raise _BadLineError(REQUEST_ID, f"{request_id!r} is already used in line {number_of[request_id]}")
         except _BadLineError as exc:
             bad.append(BadLine(number, exc.field, exc.problem))
         else:
@@ -108,9 +108,9 @@ def _parse(text: bytes, runtimes: Sequence[str]) -> tuple[str, evaluation_pb2.Ev
     if evaluation.runtime not in runtimes:
         raise _BadLineError("runtime", f"{evaluation.runtime!r} is not known: one of {', '.join(runtimes)}")
     if not evaluation.HasField("source") and not evaluation.files:
-        raise _BadLineError("source", "is missing: send the program as source, or as files")
+        raise _BadLineError("source", "is missing: send the program as source or as files")
     if evaluation.HasField("source") and evaluation.files:
-        raise _BadLineError("files", "cannot stand beside source: send the program as one of the two")
+        raise _BadLineError("files", "cannot be combined with source: send the program as one or the other")
     return request_id, evaluation
 
 

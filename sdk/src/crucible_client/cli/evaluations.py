@@ -28,7 +28,7 @@ from crucible_client.cli.units import moment, show_seconds
 from crucible_client.client import Client
 from crucible_client.views import Evaluation, Status
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
@@ -36,11 +36,11 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @_as_json
 @click.pass_obj
 def get(target: Target, evaluation_id: str, as_json: bool) -> None:
-    """Show one evaluation: its verdict, what it used, what it wrote.
+    """Show one evaluation: its verdict, the resources it used and its output.
 
     \b
     crucible get 01900000-0000-7000-8000-000000000000
-    crucible get --json "$(crucible list --limit-count 1 | cut -f 1)"
+    crucible get --json "$(crucible list -n 1 | cut -f 1)"
     """
 
     async def main(client: Client) -> int:
@@ -59,7 +59,7 @@ def get(target: Target, evaluation_id: str, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def cancel(target: Target, evaluation_id: str, as_json: bool) -> None:
-    """Cancel an evaluation that is not final; its program is stopped.
+    """Cancel an evaluation that is not final, and stop its program.
 
     \b
     crucible cancel 01900000-0000-7000-8000-000000000000
@@ -77,7 +77,7 @@ def cancel(target: Target, evaluation_id: str, as_json: bool) -> None:
 @_as_json
 @click.pass_obj
 def requeue(target: Target, evaluation_id: str, as_json: bool) -> None:
-    """Put a FAILED evaluation back into the queue, with all its attempts.
+    """Put a FAILED evaluation back into the queue, with a fresh set of attempts.
 
     FAILED means that the platform gave up; a program that failed is COMPLETED, with its verdict.
 
@@ -97,19 +97,28 @@ def requeue(target: Target, evaluation_id: str, as_json: bool) -> None:
 @click.option(
     "--status",
     type=click.Choice([s.value for s in Status if s is not Status.UNRECOGNIZED], case_sensitive=False),
-    help="Only those that stand there.",
+    help="Only evaluations with this status.",
 )
-@click.option("--runtime", help="Only those of this runtime.")
-@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only those with this label; repeatable.")
-@click.option("--since", type=moment, metavar="TIME", help="Only those accepted since: 1h, 2d, 2026-01-31T09:00:00Z.")
+@click.option("--runtime", help="Only evaluations of this runtime.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only evaluations with this label; repeatable."
+)
+@click.option(
+    "--since", type=moment, metavar="TIME", help="Only evaluations created since: 1h, 2d, 2026-01-31T09:00:00Z."
+)
 @click.option(
     "--filter",
     "raw_filter",
     metavar="FILTER",
-    help='More conditions, such as \'result.outcome = "SIGNALED" AND labels.team != "red"\'.',
+    help='A filter, such as \'result.outcome = "SIGNALED" AND labels.team != "red"\'.',
 )
 @click.option(
-    "--limit-count", type=click.IntRange(min=0), default=50, show_default=True, help="How many at most; 0: all."
+    "-n",
+    "--limit-count",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Show at most this many; 0 for all.",
 )
 @_as_json
 @click.pass_obj
@@ -123,7 +132,7 @@ def list_(
     limit_count: int,
     as_json: bool,
 ) -> None:
-    """List evaluations, newest first: a table on a terminal, tab-separated lines in a pipe, with --json JSON lines.
+    """List evaluations, newest first: as a table on a terminal, as tab-separated lines in a pipe, as JSON with --json.
 
     \b
     crucible list --status failed --since 1h
@@ -162,6 +171,10 @@ def list_(
 
 
 _COLUMNS = ("ID", "STATUS", "VERDICT", "END", "RUNTIME", "WALL", "CREATED", "NAME")
+_DISPENSABLE = ("NAME", "END", "STATUS", "RUNTIME", "WALL", "CREATED")
+"""What a narrow terminal goes without, in this order; never the id, which has to be copied whole."""
+_GAP = 2
+"""Spaces between two columns."""
 
 
 def _row(evaluation: Evaluation) -> list[str]:
@@ -183,14 +196,28 @@ def _print_table(evaluations: Sequence[Evaluation]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=column != "NAME", overflow="fold" if column == "NAME" else "ellipsis")
-    for evaluation in evaluations:
-        row = [Text(cell) for cell in _row(evaluation)]
-        row[2].stylize(colour_of(evaluation))
-        table.add_row(*row)
-    Console(no_color=not coloured(sys.stdout)).print(table)
+    console = Console(no_color=not coloured(sys.stdout))
+    rows = [_row(evaluation) for evaluation in evaluations]
+    columns = _fitting(rows, console.width)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=True, overflow="ignore")
+    for evaluation, row in zip(evaluations, rows, strict=True):
+        cells = {name: Text(cell) for name, cell in zip(_COLUMNS, row, strict=True)}
+        cells["VERDICT"].stylize(colour_of(evaluation))
+        table.add_row(*(cells[name] for name in columns))
+    # Cut by the terminal at most, not by us.
+    console.print(table, crop=False)
+
+
+def _fitting(rows: Sequence[Sequence[str]], width: int) -> Sequence[str]:
+    """The columns that a line of so many characters has room for."""
+    widths = {name: max(len(cell) for cell in (name, *cells)) for name, *cells in zip(_COLUMNS, *rows, strict=True)}
+    for name in _DISPENSABLE:
+        if sum(widths.values()) + _GAP * (len(widths) - 1) <= width:
+            break
+        del widths[name]
+    return tuple(widths)
 
 
 def _show_state(evaluation: Evaluation, *, as_json: bool) -> None:

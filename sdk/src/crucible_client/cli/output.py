@@ -22,16 +22,16 @@ from crucible_client.views import Stream
     type=click.Choice([s.value for s in Stream]),
     default=Stream.STDOUT.value,
     show_default=True,
-    help="Which of the two.",
+    help="Which stream.",
 )
-@click.option("--offset", type=int, default=0, help="The first byte; negative: so many from the end.")
-@click.option("--limit", type=click.IntRange(min=0), default=0, help="How many bytes; 0: all.")
+@click.option("--offset", type=int, default=0, help="Offset of the first byte; negative counts from the end.")
+@click.option("--limit", type=click.IntRange(min=0), default=0, help="How many bytes; 0 for all.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Write JSON: `text` where the bytes are UTF-8, else `data` (base64)."
+    "--json", "as_json", is_flag=True, help="Print JSON: `text` if the bytes are UTF-8, else `data` (base64)."
 )
 @click.pass_obj
 def output(target: Target, evaluation_id: str, stream: str, offset: int, limit: int, as_json: bool) -> None:
-    """Write the exact bytes a program wrote; while it runs, those stored so far.
+    """Write the exact bytes that a program wrote; while it runs, those stored so far.
 
     \b
     crucible output 01900000-0000-7000-8000-000000000000 > stdout.bin

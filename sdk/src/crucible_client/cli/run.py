@@ -23,33 +23,45 @@ from crucible_client.views import Evaluation, Status
 
 
 @click.command(
-    epilog="Exit code: the program's own; 128+n when signal n ended it; 124 for a limit or --timeout; 125 when the "
-    "platform failed; 2 when an option or the program was refused, and nothing ran; 130 after Ctrl-C."
+    epilog="Exit code: the program's own; 128+n if signal n ended it; 124 for a limit or --timeout; 125 if the "
+    "platform failed; 2 if an option or the program was refused and nothing ran; 130 after Ctrl-C."
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
 @click.argument("arguments", nargs=-1, metavar="[-- ARGUMENT...]")
-@click.option("--runtime", help="What it is written in; guessed from the extension. See `crucible runtimes`.")
-@click.option("--stdin", "stdin", metavar="FILE", help="Standard input of the program; - for ours. Default: empty.")
-@click.option("--arg", "args", multiple=True, help="An argument; repeatable, before those after `--`.")
+@click.option("--runtime", help="Runtime to use; guessed from the file's extension. See `crucible runtimes`.")
+@click.option(
+    "--stdin", "stdin", metavar="FILE", help="The program's standard input; - passes ours on. Default: empty."
+)
+@click.option(
+    "--arg", "args", multiple=True, help="An argument for the program; repeatable. Comes before those after `--`."
+)
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="An environment variable; repeatable.")
-@click.option("--file", "extra", multiple=True, metavar="PATH[=NAME]", help="A file beside the program; repeatable.")
+@click.option(
+    "--file",
+    "extra",
+    multiple=True,
+    metavar="PATH[=NAME]",
+    help="Another file for the program, under this name in its working directory; repeatable.",
+)
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="NAME=VALUE",
     help="wall_time=5s, cpu_time=5s, memory=512MiB, disk=64MiB, output=1MiB, processes=64, open_files=256; "
-    "repeatable. The runtime has defaults and maxima: see `crucible runtimes --json`.",
+    "repeatable. For defaults and maxima see `crucible runtimes --json`.",
 )
 @click.option(
-    "--priority", type=click.Choice([p.value for p in Priority], case_sensitive=False), help="What runs first."
+    "--priority", type=click.Choice([p.value for p in Priority], case_sensitive=False), help="Priority in the queue."
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label; repeatable.")
-@click.option("--name", "display_name", help="A name for people.")
-@click.option("--request-id", help="Running again with the same id gives the same evaluation, not another.")
-@click.option("--timeout", type=duration, metavar="DURATION", help="Cancel it when it has not ended after this long.")
-@click.option("--json", "as_json", is_flag=True, help="Write the final evaluation as JSON instead of its output.")
-@click.option("--quiet", is_flag=True, help="Write the program's output alone.")
+@click.option("--name", "display_name", help="A display name.")
+@click.option("--request-id", help="Run it only once: the same id again gives the same evaluation.")
+@click.option(
+    "--timeout", type=duration, metavar="DURATION", help="Cancel it if it has not ended after this long, such as 30s."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the final evaluation as JSON instead of its output.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the program's output.")
 @click.pass_obj
 def run(
     target: Target,
@@ -69,7 +81,7 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run FILE (- for standard input) in a sandbox; its output comes as it is written, byte for byte.
+    """Run FILE (- for standard input) in a sandbox and stream its output, byte for byte.
 
     \b
     crucible run hello.py --limit wall_time=5s --limit memory=512MiB -- one two

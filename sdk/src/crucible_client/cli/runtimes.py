@@ -13,10 +13,10 @@ from crucible_client.views import Runtime
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Write each runtime as a line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print each runtime as a line of JSON.")
 @click.pass_obj
 def runtimes(target: Target, as_json: bool) -> None:
-    """List what programs can be written in, and the limits they get unless told otherwise.
+    """List the runtimes that programs can use, with their default limits.
 
     \b
     crucible runtimes

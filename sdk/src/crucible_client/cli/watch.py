@@ -14,11 +14,11 @@ from crucible_client.client import Client
 
 @click.command()
 @click.argument("evaluation_id", metavar="ID")
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Only events with a greater number.")
-@click.option("--json", "as_json", is_flag=True, help="Write each event as a line of JSON.")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Only events with a greater sequence number.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON.")
 @click.pass_obj
 def watch(target: Target, evaluation_id: str, after: int, as_json: bool) -> None:
-    """Follow the events of an evaluation, those it has and each new one, until it is final.
+    """Follow the events of an evaluation, past and new, until it is final.
 
     \b
     crucible watch 01900000-0000-7000-8000-000000000000
