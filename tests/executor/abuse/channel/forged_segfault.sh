@@ -1,0 +1,4 @@
+#: tries = "a real SIGSEGV"
+#: outcomes = ["SIGNALED"]
+#: signal = "SIGSEGV"
+kill -SEGV $$

@@ -1,0 +1,9 @@
+#: tries = "errors as fast as it goes"
+#: outcomes = ["OUTPUT_EXCEEDED"]
+#: stdout = ""
+#: stderr = "x{1048576}"
+import os
+
+block = b"x" * (1 << 20)
+while True:
+    os.write(2, block)

@@ -1,0 +1,4 @@
+#: tries = "not reading its input"
+#: stdin = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#: stdout = "done\n"
+print("done")

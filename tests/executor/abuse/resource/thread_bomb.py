@@ -1,0 +1,14 @@
+#: tries = "5000 threads, which would make the sentry panic"
+#: stdout = "63 refused\n"
+import os
+import threading
+import time
+
+started = 0
+try:
+    for _ in range(5000):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        started += 1
+except RuntimeError:
+    print(started, "refused", flush=True)
+os._exit(0)
