@@ -9,6 +9,7 @@ import httpx
 import pytest
 from gateway_harness import WAIT_SECONDS, Context, GatewayUnderTest, Recorder, running_gateway
 
+from crucible.v1 import runtime_service_pb2
 from crucible.v1.evaluation_pb2 import Evaluation
 from crucible_gateway import exchange, http_server
 
@@ -261,8 +262,77 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 )
 async def test_what_is_no_http_is_refused(gateway: GatewayUnderTest, data: bytes) -> None:
     answer = await gateway.raw(data)
-    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403")), answer[:80]
-    assert b"Traceback" not in answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith((b"HTTP/1.1 400", b"HTTP/1.1 403")), answer[:80]
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] in (400, 403)
+
+
+RUNTIMES = b"GET /v1/runtimes HTTP/1.1\r\nHost: localhost\r\n"
+LAST = b"Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /v1/%72untimes HTTP/1.1\r\nHost: localhost\r\n" + LAST, 200),
+        (b"GET /v1%2Fruntimes HTTP/1.1\r\nHost: localhost\r\n" + LAST, 404),
+        (b"GET /docs/../v1/runtimes HTTP/1.1\r\nHost: localhost\r\n" + LAST, 404),
+        (b"GET //v1/runtimes HTTP/1.1\r\nHost: localhost\r\n" + LAST, 404),
+        (b"GET http://attacker.example/v1/runtimes HTTP/1.1\r\nHost: localhost\r\n" + LAST, 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n" + LAST, 404),
+        (b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n" + LAST, 404),
+        (b"TRACE /v1/runtimes HTTP/1.1\r\nHost: localhost\r\n" + LAST, 405),
+        (RUNTIMES + b"Upgrade: websocket\r\nConnection: Upgrade, close\r\n\r\n", 200),
+        (RUNTIMES + b"traceparent: 00-zz-zz-zz\r\n" + LAST, 200),
+        (RUNTIMES + b"".join(b"X-%d: a\r\n" % number for number in range(2000)) + LAST, 200),
+        (RUNTIMES + b"X: a\0b\r\n" + LAST, 400),
+        ("GET /v1/é HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), 400),
+        (POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n", 400),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+        (POST + b"Expect: 100-continue\r\nContent-Length: 99999999\r\n\r\n", 413),
+    ],
+)
+async def test_odd_but_readable_requests_have_one_clear_status(
+    gateway: GatewayUnderTest, upstream: Recorder, data: bytes, status: int
+) -> None:
+    if status == 200:
+        upstream.prepare("ListRuntimes", runtime_service_pb2.ListRuntimesResponse())
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(data)
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 %d " % status)
+    writer.close()
+
+
+async def test_a_body_may_come_in_pieces_and_after_a_100(gateway: GatewayUnderTest, upstream: Recorder) -> None:
+    body = b'{"runtime": "python", "source": "print(1)"}'
+    for head, pieces in (
+        (b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(body), [body]),
+        (b"Transfer-Encoding: chunked\r\n", [b"%x\r\n" % len(body), body, b"\r\n0\r\n\r\n"]),
+    ):
+        upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+        answer = await gateway.raw(POST + head + LAST, more=pieces)
+        assert answer.startswith((b"HTTP/1.1 100 Continue", b"HTTP/1.1 200"))
+        assert ID.encode() in answer
+
+
+async def test_pipelined_requests_are_answered_in_order(gateway: GatewayUnderTest) -> None:
+    head = b" HTTP/1.1\r\nHost: localhost\r\n"
+    answer = await gateway.raw(b"GET /healthz%s\r\nGET /v1/none%s\r\nGET /readyz%s%s" % (head, head, head, LAST))
+    assert [answer.find(b"HTTP/1.1 200"), answer.find(b"HTTP/1.1 404")] == sorted(
+        (answer.find(b"HTTP/1.1 200"), answer.find(b"HTTP/1.1 404"))
+    )
+    assert answer.count(b"HTTP/1.1 ") == 3
+    assert answer.endswith(b"ready\n")
+
+
+async def test_idle_connections_hold_up_nobody(gateway: GatewayUnderTest, http: httpx.AsyncClient) -> None:
+    idle = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(500)]
+    assert (await http.get("/healthz")).status_code == 200
+    for _, writer in idle:
+        writer.close()
 
 
 @pytest.mark.parametrize(

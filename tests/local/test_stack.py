@@ -222,7 +222,7 @@ def test_purge_keeps_off_a_folder_that_is_no_stack(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     answer = crucible("down", "--purge", layout=Layout(tmp_path))
     assert answer.returncode == 2
-    assert "nothing removed" in answer.stderr
+    assert "nothing was removed" in answer.stderr
     answer = crucible("up", "--port-base", "0", layout=Layout(tmp_path))
     assert answer.returncode == 2
     assert "holds other files (thesis.txt)" in answer.stderr

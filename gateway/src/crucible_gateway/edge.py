@@ -148,6 +148,9 @@ class Edge:
 
 
 def _check_head(exchange: Exchange) -> None:
+    if "content-length" in exchange.headers and "transfer-encoding" in exchange.headers:
+        # Two readers of such a request may disagree on where it ends, and take its rest for another request.
+        raise fault("INVALID_FIELD", "cannot be combined with Transfer-Encoding", field="Content-Length")
     # uvicorn bounds only a head that comes in pieces.
     url = len(exchange.raw_path) + len(exchange.query)
     headers = sum(len(name) + len(value) for name, value in exchange.headers.raw)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from crucible_chassis.errors import ServiceError
 from crucible_gateway import json_writer
-from crucible_gateway.problems import CONTENT_TYPE, problem, too_large
+from crucible_gateway.problems import CONTENT_TYPE, fault, problem, too_large
 
 MAX_HEAD_BYTES = 32 * 1024
 """Of request line and headers together."""
@@ -127,13 +127,13 @@ class PatientH11Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """What h11 could not read: a head too large for it is a problem like any other, garbage gets one line."""
+        """What h11 could not read is a problem like any other."""
         cause = sys.exception()
-        if not isinstance(cause, h11.RemoteProtocolError) or cause.error_status_hint != http.HTTPStatus(431):
-            super().send_400_response(msg)
-            return
-        seen, _ = self.conn.trailing_data
-        shown = problem(head_too_large(len(seen.partition(b"\n")[0])))
+        error = fault("INVALID_FIELD", "the request is not valid HTTP/1.1")
+        if isinstance(cause, h11.RemoteProtocolError) and cause.error_status_hint == http.HTTPStatus(431):
+            seen, _ = self.conn.trailing_data
+            error = head_too_large(len(seen.partition(b"\n")[0]))
+        shown = problem(error)
         body = json_writer.encode(shown.document)
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), "connection": "close"}
         response = h11.Response(
