@@ -99,11 +99,7 @@ def result(
     verdict: Verdict, streams: RunOutput, asked: SandboxLimits, job: job_pb2.Job, pulled: datetime
 ) -> execution_pb2.ExecutionResult:
     """The verdict as it is published. Reads spooled output: not for the event loop where there is any. OSError."""
-    used = execution_pb2.Usage(
-        wall_time=duration(verdict.usage.wall_time),
-        cpu_time=duration(verdict.usage.cpu_time),
-        peak_memory_bytes=verdict.usage.peak_memory_bytes,
-    )
+    used = usage(verdict.usage)
     stage = execution_pb2.Stage(name="run", outcome=_OUTCOMES[verdict.outcome], usage=used)
     converted = execution_pb2.ExecutionResult(
         outcome=_OUTCOMES[verdict.outcome],
@@ -151,6 +147,32 @@ def look(made: Look) -> containment_pb2.Containment.Look:
             if each.found is not Found.HELD
         ],
     )
+
+
+def usage(used: Usage) -> execution_pb2.Usage:
+    """What a run took; what the kernel did not tell stays absent."""
+    converted = execution_pb2.Usage(
+        wall_time=duration(used.wall_time),
+        cpu_time=duration(used.cpu_time),
+        peak_memory_bytes=used.peak_memory_bytes,
+        user_time=_optional(used.user_time),
+        system_time=_optional(used.system_time),
+        throttled_time=_optional(used.throttled_time),
+    )
+    if (pressure := used.pressure) is not None:
+        converted.pressure.CopyFrom(
+            execution_pb2.Pressure(
+                scope=execution_pb2.Pressure.Scope.Value(pressure.scope.value),
+                cpu=_optional(pressure.cpu),
+                memory=_optional(pressure.memory),
+                io=_optional(pressure.io),
+            )
+        )
+    return converted
+
+
+def _optional(seconds: float | None) -> Duration | None:
+    return None if seconds is None else duration(seconds)
 
 
 def executor(identity: str, host: str) -> executor_pb2.ExecutorReference:

@@ -15,7 +15,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from crucible_executor.sandbox.contention import Contention
 
 SUPERVISORS = "supervisors"
 """The group beside the sandboxes' for the `runsc run` processes: without a limit, so none is killed for memory."""
@@ -63,6 +66,10 @@ class Cgroup(Protocol):
 
     def cpu_seconds(self) -> float:
         """CPU time used since the group was made."""
+        ...
+
+    def contention(self) -> Contention:
+        """In which mode it used the CPU since it was made, and what stood in its way; raises CgroupError."""
         ...
 
     def memory_bytes(self) -> int:
@@ -168,6 +175,17 @@ def read(path: Path) -> str:
 def read_table(path: Path) -> dict[str, int]:
     """Read a kernel file of `name number` lines."""
     return {name: int(number) for name, number in (line.split() for line in read(path).splitlines())}
+
+
+def read_throttled(folder: Path, name: str, unit: float) -> float | None:
+    """Seconds that a quota, the group's own or one above it, kept a group from the CPU; None where nothing tells.
+
+    `cpu.stat.local` (Linux 6.5) knows of quotas above the group as well.
+    """
+    for file in ("cpu.stat.local", "cpu.stat"):
+        if (folder / file).exists() and (value := read_table(folder / file).get(name)) is not None:
+            return value / unit
+    return None
 
 
 def read_pids(folder: Path) -> set[int]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from crucible_executor.sandbox import cgroup
 from crucible_executor.sandbox.cgroup import SUPERVISORS, Cgroup, CgroupError, OomFacts
+from crucible_executor.sandbox.contention import Contention, machine_pressure
 
 CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 NORMAL_SHARES: Final = 1024
@@ -76,6 +77,12 @@ class CgroupV1:
     def cpu_seconds(self) -> float:
         """See `Cgroup`."""
         return int(cgroup.read(self._cpuacct / "cpuacct.usage")) / 1e9
+
+    def contention(self) -> Contention:
+        """See `Cgroup`; this version counts no pressure by group."""
+        user, system = (int(cgroup.read(self._cpuacct / f"cpuacct.usage_{mode}")) / 1e9 for mode in ("user", "sys"))
+        throttled = cgroup.read_throttled(self._cpu, "throttled_time", 1e9)
+        return Contention(user, system, throttled, machine_pressure())
 
     def memory_bytes(self) -> int:
         """See `Cgroup`."""

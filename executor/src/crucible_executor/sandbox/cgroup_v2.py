@@ -9,6 +9,8 @@ from typing import Final
 
 from crucible_executor.sandbox import cgroup
 from crucible_executor.sandbox.cgroup import SUPERVISORS, Cgroup, CgroupError, OomFacts
+from crucible_executor.sandbox.contention import RESOURCES, Contention, machine_pressure, pressure_of
+from crucible_executor.sandbox.port import PressureScope
 
 CONTROLLERS: Final = ("memory", "pids", "cpu")
 MAIN = "crucible-main"
@@ -57,6 +59,17 @@ class CgroupV2:
     def cpu_seconds(self) -> float:
         """See `Cgroup`."""
         return cgroup.read_table(self._folder / "cpu.stat")["usage_usec"] / 1e6
+
+    def contention(self) -> Contention:
+        """See `Cgroup`."""
+        times = cgroup.read_table(self._folder / "cpu.stat")
+        files = {resource: self._folder / f"{resource}.pressure" for resource in RESOURCES}
+        return Contention(
+            user=times["user_usec"] / 1e6,
+            system=times["system_usec"] / 1e6,
+            throttled=cgroup.read_throttled(self._folder, "throttled_usec", 1e6),
+            pressure=pressure_of(PressureScope.SANDBOX, files) or machine_pressure(),
+        )
 
     def memory_bytes(self) -> int:
         """See `Cgroup`."""

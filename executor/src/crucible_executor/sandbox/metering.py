@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from crucible_executor.sandbox.cgroup import Cgroup, CgroupError
+from crucible_executor.sandbox.contention import Contention
 from crucible_executor.sandbox.port import Usage, UsageSample
 
 INTERVAL: Final = 0.05
@@ -32,6 +34,8 @@ class Meter:
         self._peak = 0
         self._cpu = 0.0
         self._cpu_before = 0.0
+        self._contention_before: Contention | None = None
+        self._contention_now: Contention | None = None
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,6 +46,7 @@ class Meter:
     def start(self) -> None:
         """Begin: the run counts from now."""
         self._began = time.monotonic()
+        self._contention_before = self._contention()
         self._schedule()
 
     def stop(self) -> None:
@@ -55,6 +60,7 @@ class Meter:
         self.stop()
         self._cpu = max(self._cpu, self._cgroup.cpu_seconds() - self._cpu_before)
         self._peak = max(self._peak, self._cgroup.peak_memory_bytes())
+        self._contention_now = self._contention()
 
     @property
     def cpu_exceeded(self) -> bool:
@@ -63,7 +69,21 @@ class Meter:
 
     def usage(self, ended: float) -> Usage:
         """All that was measured, for a run that ended at a monotonic time."""
-        return Usage(max(0.0, ended - self._began), self._cpu, self._peak, tuple(self._samples))
+        usage = Usage(max(0.0, ended - self._began), self._cpu, self._peak, tuple(self._samples))
+        if self._contention_before is None or self._contention_now is None:
+            return usage
+        found = self._contention_now.since(self._contention_before)
+        user, system = found.split(self._cpu) or (None, None)
+        return replace(
+            usage, user_time=user, system_time=system, throttled_time=found.throttled, pressure=found.pressure
+        )
+
+    def _contention(self) -> Contention | None:
+        """Figures that no verdict rests on: a kernel that does not have them ends no run."""
+        try:
+            return self._cgroup.contention()
+        except (CgroupError, KeyError, ValueError):
+            return None
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._look)

@@ -133,6 +133,24 @@ class UsageSample:
     """Memory in use, without page cache, the sandbox's own included."""
 
 
+class PressureScope(StrEnum):
+    """Whose waiting was counted; the names are those of `Pressure.Scope`."""
+
+    SANDBOX = "SANDBOX"
+    MACHINE = "MACHINE"
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """Seconds in which some process had to wait for a resource while the run lasted; None: the kernel does not tell."""
+
+    scope: PressureScope
+    """The sandbox's processes where the kernel counts by group, else any of this machine's."""
+    cpu: float | None
+    memory: float | None
+    io: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a run took."""
@@ -145,6 +163,14 @@ class Usage:
     """The highest memory seen, without page cache, the sandbox's own included; sampled every 50 ms and at the end."""
     samples: tuple[UsageSample, ...] = ()
     """Evenly spread over the run, at most 128."""
+    user_time: float | None = None
+    """The part of `cpu_time` in the host's user mode; None for a run too short for the kernel to have looked."""
+    system_time: float | None = None
+    """The rest of it: work of the host's kernel."""
+    throttled_time: float | None = None
+    """Seconds that a quota kept the sandbox from the CPU; None where the kernel does not tell."""
+    pressure: Pressure | None = None
+    """What it waited for; None where the kernel counts no pressure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,6 +285,10 @@ class Usage(_message.Message):
     WALL_TIME_FIELD_NUMBER: _builtins.int
     CPU_TIME_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    USER_TIME_FIELD_NUMBER: _builtins.int
+    SYSTEM_TIME_FIELD_NUMBER: _builtins.int
+    THROTTLED_TIME_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
     peak_memory_bytes: _builtins.int
     """Peak memory, including gVisor's kernel and files in tmpfs, without page cache."""
     @_builtins.property
@@ -295,20 +299,134 @@ class Usage(_message.Message):
     def cpu_time(self) -> _duration_pb2.Duration:
         """CPU time of the whole sandbox, gVisor's kernel included, from the delivery on."""
 
+    @_builtins.property
+    def user_time(self) -> _duration_pb2.Duration:
+        """The part of `cpu_time` that the host spent in user mode, where gVisor's kernel runs as well. The host's kernel samples
+        the mode; absent for a run too short to be sampled.
+        """
+
+    @_builtins.property
+    def system_time(self) -> _duration_pb2.Duration:
+        """The rest of `cpu_time`: the host's kernel at work. Absent where `user_time` is."""
+
+    @_builtins.property
+    def throttled_time(self) -> _duration_pb2.Duration:
+        """Time that a CPU quota of this machine kept the sandbox waiting. Absent where the machine's kernel does not count it."""
+
+    @_builtins.property
+    def pressure(self) -> Global___Pressure:
+        """What the program had to wait for. Absent where the machine's kernel does not count it."""
+
     def __init__(
         self,
         *,
         wall_time: _duration_pb2.Duration | None = ...,
         cpu_time: _duration_pb2.Duration | None = ...,
         peak_memory_bytes: _builtins.int = ...,
+        user_time: _duration_pb2.Duration | None = ...,
+        system_time: _duration_pb2.Duration | None = ...,
+        throttled_time: _duration_pb2.Duration | None = ...,
+        pressure: Global___Pressure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "wall_time", b"wall_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pressure", b"_pressure", "_system_time", b"_system_time", "_throttled_time", b"_throttled_time", "_user_time", b"_user_time", "cpu_time", b"cpu_time", "pressure", b"pressure", "system_time", b"system_time", "throttled_time", b"throttled_time", "user_time", b"user_time", "wall_time", b"wall_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_time", b"cpu_time", "peak_memory_bytes", b"peak_memory_bytes", "wall_time", b"wall_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pressure", b"_pressure", "_system_time", b"_system_time", "_throttled_time", b"_throttled_time", "_user_time", b"_user_time", "cpu_time", b"cpu_time", "peak_memory_bytes", b"peak_memory_bytes", "pressure", b"pressure", "system_time", b"system_time", "throttled_time", b"throttled_time", "user_time", b"user_time", "wall_time", b"wall_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__pressure: _TypeAlias = _typing.Literal["pressure"]  # noqa: Y015
+    _WhichOneofArgType__pressure: _TypeAlias = _typing.Literal["_pressure", b"_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__system_time: _TypeAlias = _typing.Literal["system_time"]  # noqa: Y015
+    _WhichOneofArgType__system_time: _TypeAlias = _typing.Literal["_system_time", b"_system_time"]  # noqa: Y015
+    _WhichOneofReturnType__throttled_time: _TypeAlias = _typing.Literal["throttled_time"]  # noqa: Y015
+    _WhichOneofArgType__throttled_time: _TypeAlias = _typing.Literal["_throttled_time", b"_throttled_time"]  # noqa: Y015
+    _WhichOneofReturnType__user_time: _TypeAlias = _typing.Literal["user_time"]  # noqa: Y015
+    _WhichOneofArgType__user_time: _TypeAlias = _typing.Literal["_user_time", b"_user_time"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure) -> _WhichOneofReturnType__pressure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__system_time) -> _WhichOneofReturnType__system_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__throttled_time) -> _WhichOneofReturnType__throttled_time | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_time) -> _WhichOneofReturnType__user_time | None: ...
 
 Global___Usage: _TypeAlias = Usage  # noqa: Y015
+
+@_typing.final
+class Pressure(_message.Message):
+    """Time during a run in which at least one process was ready to work and had to wait for a resource, as the kernel's
+    pressure stall information counts it. A run whose `wall_time` is long beside its `cpu_time`, with much CPU pressure, was
+    held up by others; with little, it was idle by itself.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Scope:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Pressure._Scope.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SCOPE_UNSPECIFIED: Pressure._Scope.ValueType  # 0
+        """Never sent."""
+        SANDBOX: Pressure._Scope.ValueType  # 1
+        """The sandbox's own."""
+        MACHINE: Pressure._Scope.ValueType  # 2
+        """All of the machine's: its kernel does not count by sandbox."""
+
+    class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+        """Whose processes are counted."""
+
+    SCOPE_UNSPECIFIED: Pressure.Scope.ValueType  # 0
+    """Never sent."""
+    SANDBOX: Pressure.Scope.ValueType  # 1
+    """The sandbox's own."""
+    MACHINE: Pressure.Scope.ValueType  # 2
+    """All of the machine's: its kernel does not count by sandbox."""
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    CPU_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    IO_FIELD_NUMBER: _builtins.int
+    scope: Global___Pressure.Scope.ValueType
+    """Whose processes are counted."""
+    @_builtins.property
+    def cpu(self) -> _duration_pb2.Duration:
+        """Time waited for a CPU."""
+
+    @_builtins.property
+    def memory(self) -> _duration_pb2.Duration:
+        """Time waited for memory."""
+
+    @_builtins.property
+    def io(self) -> _duration_pb2.Duration:
+        """Time waited for disks."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___Pressure.Scope.ValueType = ...,
+        cpu: _duration_pb2.Duration | None = ...,
+        memory: _duration_pb2.Duration | None = ...,
+        io: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu", b"_cpu", "_io", b"_io", "_memory", b"_memory", "cpu", b"cpu", "io", b"io", "memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu", b"_cpu", "_io", b"_io", "_memory", b"_memory", "cpu", b"cpu", "io", b"io", "memory", b"memory", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu: _TypeAlias = _typing.Literal["cpu"]  # noqa: Y015
+    _WhichOneofArgType__cpu: _TypeAlias = _typing.Literal["_cpu", b"_cpu"]  # noqa: Y015
+    _WhichOneofReturnType__io: _TypeAlias = _typing.Literal["io"]  # noqa: Y015
+    _WhichOneofArgType__io: _TypeAlias = _typing.Literal["_io", b"_io"]  # noqa: Y015
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu) -> _WhichOneofReturnType__cpu | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io) -> _WhichOneofReturnType__io | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
+
+Global___Pressure: _TypeAlias = Pressure  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
