@@ -1,3 +1,18 @@
-"""Every test folder gets the real servers of crucible_testkit."""
+"""Every test folder gets the real servers of crucible_testkit; workers that share the tests keep whole what is one."""
+
+from __future__ import annotations
+
+import pytest
 
 pytest_plugins = ["crucible_testkit.pytest_plugin"]
+
+WHOLE = frozenset({"e2e", "local"})
+"""Folders whose tests share something that takes long to start: one worker runs all of one."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tells `pytest -n` what belongs together."""
+    for item in items:
+        if (folder := item.path.parent.name) in WHOLE:
+            item.add_marker(pytest.mark.xdist_group(folder))
