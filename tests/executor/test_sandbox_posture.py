@@ -8,7 +8,7 @@ from pathlib import Path
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
 from crucible_executor.sandbox.port import Program, ProgramFile
 
-from .conftest import LIMITS, MIB, Collected
+from .conftest import LIMITS, MIB, SLOWNESS, Collected
 
 
 def processes(config: GvisorConfig) -> dict[int, list[bytes]]:
@@ -78,7 +78,7 @@ async def test_the_sentry_has_no_rights_and_the_limits_hold(driver: GvisorDriver
     sink = Collected()
     files = (ProgramFile("main.py", b"print('up'); import time; time.sleep(100)"),)
     await sandbox.deliver(Program("python", files), LIMITS, sink)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(20 * SLOWNESS):
         while not sink.stdout:  # noqa: ASYNC110 - a sink sets no event
             await asyncio.sleep(0.01)
     assert memory_limits(sandbox_config, sandbox.id) == {str((256 + 64 + 32) * MIB)}
