@@ -71,7 +71,9 @@ class HeldUp:
 class Executor:
     """The service in this process."""
 
-    def __init__(self, url: str, folder: Path, driver: GvisorDriver, *, slots: int = 2, grace: float = 0.3) -> None:
+    def __init__(
+        self, url: str, folder: Path, driver: GvisorDriver, *, slots: int = 2, grace: float = 0.3, admin_port: int = 0
+    ) -> None:
         self.folder = folder
         self.driver = HeldUp(driver)
         self.spans = InMemorySpanExporter()
@@ -79,7 +81,7 @@ class Executor:
         settings = ExecutorSettings(
             nats_url=url,
             object_store_url=f"file://{folder}/objects",
-            admin_listen="127.0.0.1:0",
+            admin_listen=f"127.0.0.1:{admin_port}",
             slots=slots,
             grace_seconds=grace,
         )

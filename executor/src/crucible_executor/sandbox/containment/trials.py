@@ -139,8 +139,8 @@ def interfaces(script: Script) -> Judge:
             return f"listing interfaces {_words(report.result(listed))}"
         entries = report.filled(found)
         names = [entries[at : at + 16].rstrip(b"\0") for at in range(0, len(entries), _INTERFACE_BYTES)]
-        others = {name.decode("ascii", "replace") for name in names if name} - {"lo"}
-        return f"there is {', '.join(sorted(others))}" if others else ""
+        there = {name.decode("ascii", "replace") for name in names if name}
+        return "" if there == {"lo"} else f"there is {', '.join(sorted(there)) or 'none'}"
 
     return judge
 

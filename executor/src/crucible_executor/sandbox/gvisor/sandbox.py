@@ -147,6 +147,8 @@ class GvisorSandbox:
             async with asyncio.timeout(self._boot_timeout):
                 digest = await self._guest.start(self.runtime, self._disk_bytes, ahead=self._ahead)
                 inside = await self._look_inside()
+                if inside.broken:  # it may die of the same
+                    self._alarm.take(self.id, self.runtime, Containment(inside, await self._look_from_outside()))
                 word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
         except TimeoutError as error:
             detail = self._boot_detail(f"not ready after {self._boot_timeout:g} s")
@@ -201,6 +203,8 @@ class GvisorSandbox:
         self._move(State.DELIVERING)
         try:
             await self._guest.claim(limits)
+            if self._ended.is_set():
+                raise SandboxFault(Cause.SANDBOX, "it died before it had its program")
             self._meter = Meter(self._guest.cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)
             self._meter.prime()
             self._start_capture(limits.output_bytes, sink)
