@@ -46,7 +46,8 @@ class Host:
     def trace_of(self, identity: str) -> list[str]:
         """What is left of one sandbox that was closed."""
         found = [str(path) for path in self._config.state_root.glob(f"*/{identity}*")]
-        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self._config.cgroup_parent}/*/{identity}")]
+        for mount in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+            found += [str(path) for path in mount.glob(f"{self._config.cgroup_parent}/*/{identity}")]
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if (
