@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from crucible_executor.sandbox.cgroup import CgroupError, open_cgroup_tree
+from crucible_executor.sandbox.cgroup import CgroupError
+from crucible_executor.sandbox.cgroup_tree import open_cgroup_tree
 from crucible_executor.sandbox.containment.alarm import Alarm
 from crucible_executor.sandbox.containment.report import Found
 from crucible_executor.sandbox.gvisor.driver import DEFAULT_CGROUP_PARENT, DEFAULT_STATE_ROOT, GvisorConfig, open_driver

@@ -1,6 +1,6 @@
 """The port to the kernel's control groups: a tree of one executor's, and one group per sandbox in it.
 
-Version 1 and version 2 stand behind the same small protocols; `open_cgroup_tree` picks what this machine has. A tree
+Version 1 and version 2 stand behind the same small protocols; `cgroup_tree` picks what this machine has. A tree
 lies at `<mount>/<parent>/executor-<id>/`, so that a later executor finds what a dead one left. All of this writes or
 reads a kernel file: microseconds, apart from joining (version 1 stalls up to 10 ms for each hierarchy).
 """
@@ -132,20 +132,6 @@ class CgroupTree(Protocol):
     def remove(self) -> None:
         """Remove the tree, once every group in it is gone."""
         ...
-
-
-def open_cgroup_tree(parent: str, name: str) -> CgroupTree:
-    """The tree `<parent>/<name>` under whichever version this machine has; touches nothing yet.
-
-    Raises CgroupError when neither is usable.
-    """
-    from crucible_executor.sandbox.cgroup_v1 import CgroupTreeV1, find_hierarchies
-    from crucible_executor.sandbox.cgroup_v2 import CgroupTreeV2, find_unified
-
-    unified = find_unified()
-    if unified is not None:
-        return CgroupTreeV2(unified, parent, name)
-    return CgroupTreeV1(find_hierarchies(), parent, name)
 
 
 def write(path: Path, value: str) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from crucible_executor.sandbox import cgroup
-from crucible_executor.sandbox.cgroup import CgroupTree, open_cgroup_tree
+from crucible_executor.sandbox.cgroup import CgroupTree
+from crucible_executor.sandbox.cgroup_tree import open_cgroup_tree
 
 PREFIX: Final = "executor-"
 _LOCK: Final = "lock"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from crucible_executor.sandbox.cgroup import CgroupError, CgroupTree, open_cgroup_tree
+from crucible_executor.sandbox.cgroup import CgroupError, CgroupTree
+from crucible_executor.sandbox.cgroup_tree import open_cgroup_tree
 from crucible_executor.sandbox.containment.alarm import Alarm
 from crucible_executor.sandbox.gvisor.link import Link
 from crucible_executor.sandbox.gvisor.sandbox import GvisorSandbox
