@@ -65,6 +65,7 @@ _OWN_FILES: Final = frozenset({"etc/localtime"})
 """What runsc puts into the folder in memory that is its kernel's root."""
 _HARMLESS_LINKS: Final = re.compile(
     r"(pipe|socket):\[\d+\]|anon_inode:\[(eventfd|eventpoll|timerfd|signalfd|pidfd)\]|/dev/null"
+    r"|anon_inode:seccomp notify"  # of the filters that newer releases put on the processes of a sandbox
     rf"|/memfd:(runsc-memory|systrap-memory|memory-usage|{agent.FILE_NAME}) \(deleted\)"
 )
 

@@ -231,13 +231,13 @@ def _folder(script: Script, path: str, size: int) -> tuple[Callable[[Report], se
     return take, opened
 
 
-_MOUNTED: Final = {
-    "/": "erofs",
-    "/dev": "tmpfs",
-    "/dev/pts": "devpts",
-    "/proc": "proc",
-    "/sys": "sysfs",
-    **dict.fromkeys(TMPFS_FOLDERS, "tmpfs"),
+_MOUNTED: Final[Mapping[str, Collection[str]]] = {
+    "/": {"erofs"},
+    "/dev": {"tmpfs", "dev"},  # by older and by newer releases
+    "/dev/pts": {"devpts"},
+    "/proc": {"proc"},
+    "/sys": {"sysfs"},
+    **{folder: {"tmpfs"} for folder in TMPFS_FOLDERS},
 }
 _MUST_BE_MOUNTED: Final = {"/", "/proc", *TMPFS_FOLDERS}
 
@@ -252,7 +252,7 @@ def mounts(script: Script) -> Judge:
             found = {fields[4]: (fields[fields.index("-") + 1], fields[5].split(",")) for fields in lines}
         except (ValueError, IndexError) as error:
             return str(error)
-        wrong = [f"{place} is {kind}" for place, (kind, _) in found.items() if _MOUNTED.get(place) != kind]
+        wrong = [f"{place} is {kind}" for place, (kind, _) in found.items() if kind not in _MOUNTED.get(place, ())]
         wrong += [f"{place} is not mounted" for place in sorted(_MUST_BE_MOUNTED - found.keys())]
         if "ro" not in found.get("/", ("", [""]))[1]:
             wrong.append("/ is not read-only")
@@ -297,9 +297,13 @@ _HARMLESS_DEVICES: Final = frozenset(
         "urandom",
         "fuse",
         "net",
+        "char",
     }
 )
-"""What gVisor has of its own; its FUSE and its tun are of no use without a capability."""
+"""What gVisor has of its own, in newer releases with links by number in `char`.
+
+Its FUSE and its tun are of no use without a capability.
+"""
 
 
 def devices(script: Script) -> Judge:
