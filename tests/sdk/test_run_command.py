@@ -347,6 +347,22 @@ async def test_a_second_signal_leaves_at_once(platform: RecordedPlatform, crucib
     assert f"it may still run: crucible cancel {ID}" in ended.stderr
 
 
+async def test_one_that_waits_in_the_queue_says_why(
+    platform: RecordedPlatform, crucible: Command, program: str
+) -> None:
+    platform.prepare("CreateEvaluation", evaluation())
+    platform.prepare("WatchEvaluation", Messages([queued(1)], hang=True), Messages([finished(2)]))
+    waiting = evaluation(status_reason=evaluation_pb2.Evaluation.WAITING_FOR_CAPACITY)
+    platform.prepare("GetEvaluation", waiting, completed())
+    process = await crucible.start("run", "--runtime", "python", program)
+    assert process.stderr is not None
+    told = await process.stderr.readline()
+    assert told == f"crucible: {ID} waits in the queue: every slot is taken; it runs when one is free\n".encode()
+    await platform.stop()
+    await platform.start()
+    assert (await end(process)).code == 0
+
+
 async def test_a_timeout_cancels_and_is_a_limit(platform: RecordedPlatform, crucible: Command, program: str) -> None:
     process = await interrupted(platform, crucible, program, "--timeout", "1s")
     platform.prepare("CancelEvaluation", evaluation("CANCELLED"))

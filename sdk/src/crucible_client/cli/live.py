@@ -1,15 +1,28 @@
-"""The live output of a run: byte-exact, in order, each stream on its own; what is not sent live is read at the end."""
+"""The live output of a run: byte-exact, in order, each stream on its own; what is not sent live is read at the end.
+
+One that waits in the queue for long says why.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from crucible_client.cli.session import silence_stdout
 from crucible_client.client import Client
-from crucible_client.views import Evaluation, Event, Stream
+from crucible_client.errors import CrucibleError
+from crucible_client.views import Evaluation, Event, Status, StatusReason, Stream
+
+NOTICE_SECONDS = 2.0
+"""In the queue, before a person is told what it waits for."""
+
+_WAITS_FOR = {
+    StatusReason.WAITING_FOR_CAPACITY: "every slot is taken; it runs when one is free",
+    StatusReason.RUNTIME_NOT_OFFERED: "no executor offers its runtime now; see: crucible status",
+    StatusReason.RETRY_BACKOFF: "an attempt was lost; the next one follows soon",
+}
 
 
 class LiveOutput:
@@ -24,20 +37,39 @@ class LiveOutput:
 
     async def follow(self, client: Client, evaluation_id: str) -> Evaluation:
         """Follows the evaluation to its end, and gives it whole."""
-        async with aclosing(client.watch(evaluation_id)) as events:
-            async for event in events:
-                match event.kind:
-                    case "output":
-                        await self._add(event)
-                    case "requeued":
-                        self._say(f"attempt {event.attempt} was lost; another one follows")
-                    case "finished":
-                        self._begin(event.attempt)
-                    case _:
-                        pass
+        notice = asyncio.create_task(self._tell_why_it_waits(client, evaluation_id), name="tell why it waits")
+        try:
+            async with aclosing(client.watch(evaluation_id)) as events:
+                async for event in events:
+                    if event.kind != "queued":
+                        notice.cancel()
+                    await self._take(event)
+        finally:
+            notice.cancel()
+            with suppress(asyncio.CancelledError):
+                await notice
         evaluation = await client.get(evaluation_id)
         await self._complete(client, evaluation)
         return evaluation
+
+    async def _take(self, event: Event) -> None:
+        match event.kind:
+            case "output":
+                await self._add(event)
+            case "requeued":
+                self._say(f"attempt {event.attempt} was lost; another one follows")
+            case "finished":
+                self._begin(event.attempt)
+            case _:
+                pass
+
+    async def _tell_why_it_waits(self, client: Client, evaluation_id: str) -> None:
+        await asyncio.sleep(NOTICE_SECONDS)
+        with suppress(CrucibleError):  # who watches is told of those
+            evaluation = await client.get(evaluation_id)
+            if evaluation.status is Status.QUEUED:
+                why = _WAITS_FOR.get(evaluation.status_reason) if evaluation.status_reason else None
+                self._say(f"{evaluation_id} waits in the queue" + (f": {why}" if why else ""))
 
     def _begin(self, attempt: int) -> None:
         # Attempts are never mixed; the late output of a lost one still carries its own number.
