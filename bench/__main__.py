@@ -1,66 +1,112 @@
-"""Measures submit-to-verdict over REST beside a bare cold `runsc run`, in turn, in one invocation.
+"""Measures Crucible beside bare runs of `runsc` of the same invocation, in turn with them.
 
-Starts a stack of its own on free ports. Machines are noisy: read the ratios, not the milliseconds.
+Starts stacks of its own on free ports. Machines are noisy: read the ratios, not the milliseconds. About three minutes.
 """
 
+from __future__ import annotations
+
 import argparse
+import asyncio
 import json
+import os
 import sys
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from bench import sandbox, soak
-from bench.baseline import BareRunsc, directory_root, require_tools
-from bench.latency import EXPECTED, PROGRAM, Submitter
-from bench.percentiles import HEADER, line, percentile
+from bench import latency, phases, rates, sandbox, soak, standing
+from bench.baseline import COMMAND, BareRunsc, directory_root, require_tools
+from bench.latency import Client
+from bench.report import Report
+from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, ImageStore
+from crucible_testkit.otlp import OtlpReceiver
 from crucible_testkit.stack import Stack
 
-COMMAND = ["/usr/bin/python3", "-c", PROGRAM]
-
-
-def python_image(images: Path) -> Path:
-    """The EROFS image of the runtime `python`."""
-    index = json.loads((images / "index.json").read_text())
-    digest: str = index["runtimes"]["python"]["digest"]
-    return images / f"{digest.removeprefix('sha256:')}.erofs"
+RUNTIME = "python"
+SECTIONS = {
+    "latency": "submit to verdict over REST: warm, with a cold boot, without a pause",
+    "phases": "where the time of a warm run goes, from its trace",
+    "standing": "memory and CPU time of each process, idle and at work",
+    "rate": "evaluations a second of the whole stack, with submits kept in flight",
+    "sandbox": "the executor's sandboxes alone: phases, rate, idle pool",
+}
 
 
 def main() -> int:
-    """Runs the measurement and prints it."""
-    if sys.argv[1:2] == ["sandbox"]:
-        return sandbox.main(sys.argv[2:])
+    """Runs the sections that were asked for and prints what they found."""
     if sys.argv[1:2] == ["soak"]:
         return soak.main(sys.argv[2:])
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--runs", type=int, default=60, help="counted runs of each (default 60)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    arguments = parser.parse_args()
+    chosen = arguments()
     require_tools()
-    sys.stderr.write("starting a stack ...\n")
-    with Stack() as stack, directory_root(python_image(stack.layout.images)) as root:
-        bare = BareRunsc(root, COMMAND)
-        submitter = Submitter(stack.address)
-        for _ in range(3):  # caches of files and of connections, on both sides
-            bare.run(EXPECTED.encode())
-            submitter.run()
-        cold: list[float] = []
-        whole: list[float] = []
-        for number in range(arguments.runs):
-            cold.append(bare.run(EXPECTED.encode()))
-            whole.append(submitter.run())
-            if sys.stderr.isatty():
-                sys.stderr.write(f"\r{number + 1} of {arguments.runs}")
-        submitter.close()
-    sys.stderr.write("\n")
-    ratio = percentile(cold, 0.5) / percentile(whole, 0.5)
-    tail = percentile(whole, 0.99) / percentile(whole, 0.5)
-    if arguments.json:
-        print(json.dumps({"bare": cold, "crucible": whole, "ratio_p50": ratio, "p99_over_p50": tail}))
-        return 0
-    print(HEADER)
-    print(line("bare cold runsc run, by hand", cold))
-    print(line("crucible, submit to verdict", whole))
-    print(f"\nbare p50 / crucible p50: {ratio:.2f}    crucible p99 / p50: {tail:.2f}")
+    report = Report(quiet=chosen.json)
+    sections: list[str] = chosen.sections or list(SECTIONS)
+    began = time.monotonic()
+    if {"latency", "standing", "rate"} & set(sections):
+        whole(report, sections, chosen)
+    if "phases" in sections:
+        traced(report, chosen)
+    if "sandbox" in sections:
+        asyncio.run(sandbox.measure(report, chosen.images, chosen.runs // 2, chosen.parallel))
+    if chosen.json:
+        print(json.dumps(report.document))
+    else:
+        print(f"\ntook {time.monotonic() - began:.0f} s")
     return 0
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    lines = "\n".join(f"  {name:10}{words}" for name, words in SECTIONS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog=f"sections:\n{lines}\n\n`python -m bench soak --help`: what thousands of runs leave behind.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], metavar="section", help="all unless told")
+    parser.add_argument("--runs", type=int, default=60, help="warm runs that count (default 60)")
+    parser.add_argument(
+        "--parallel", type=int, default=os.cpu_count() or 1, help="at once, for the rates (default: the cores)"
+    )
+    parser.add_argument("--images", type=Path, default=DEFAULT_IMAGES_DIR)
+    parser.add_argument("--json", action="store_true", help="print every figure as one JSON document at the end")
+    return parser.parse_args()
+
+
+def whole(report: Report, sections: list[str], chosen: argparse.Namespace) -> None:
+    """What is measured on a stack as users start it."""
+    with Stack() as stack, directory_root(ImageStore(chosen.images).find(RUNTIME)[1]) as root:
+        client = Client(stack, pool=pool_size(chosen.images))
+        client.calm()
+        if "standing" in sections:
+            standing.measure_memory(report, client, "just started")
+        if "latency" in sections:
+            latency.measure(report, client, BareRunsc(root, COMMAND), chosen.runs)
+        if "standing" in sections:
+            standing.measure_idle(report, client)
+            standing.measure_work(report, client, max(1, chosen.runs // 4))
+        if "rate" in sections:
+            image = ImageStore(chosen.images).find(RUNTIME)[1]
+            bare = BareRunsc(root, COMMAND, flags=rates.OWN_FLAGS, annotations=rates.erofs(image))
+            asyncio.run(rates.measure_stack(report, stack.address, bare, count=chosen.runs, parallel=chosen.parallel))
+        if "standing" in sections:
+            standing.measure_memory(report, client, "after that work")
+        client.submitter.close()
+
+
+def traced(report: Report, chosen: argparse.Namespace) -> None:
+    """What is measured on a stack that tells of every span, which costs it some of its speed."""
+    with ExitStack() as stack:
+        receiver = stack.enter_context(OtlpReceiver())
+        running = stack.enter_context(Stack(receiver.environment))
+        client = Client(running, pool=pool_size(chosen.images))
+        phases.measure(report, client, receiver, max(1, chosen.runs // 2))
+        client.submitter.close()
+
+
+def pool_size(images: Path) -> int:
+    """How many sandboxes a stack of this machine keeps ready: as many as cores, of each runtime."""
+    return (os.cpu_count() or 1) * len(ImageStore(images).index().runtimes)
 
 
 if __name__ == "__main__":

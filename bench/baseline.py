@@ -15,6 +15,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+COMMAND = ("/usr/bin/python3", "-c", "print(1)")
+
 
 @contextmanager
 def directory_root(image: Path) -> Generator[Path]:

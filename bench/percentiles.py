@@ -12,7 +12,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def line(name: str, seconds: Sequence[float]) -> str:
     """One row: name, count, p50, p90, p99 in milliseconds."""
     figures = "".join(f"{percentile(seconds, share) * 1000:10.1f}" for share in (0.5, 0.9, 0.99))
-    return f"{name:34}{len(seconds):6}{figures}"
+    return f"{name:44}{len(seconds):6}{figures}"
 
 
-HEADER = f"{'':34}{'runs':>6}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}"
+HEADER = f"{'':44}{'runs':>6}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}"
