@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
 import signal
 import sys
@@ -17,7 +19,7 @@ import pytest
 from crucible_executor.sandbox import leftovers as sweeping
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
 from crucible_executor.sandbox.gvisor.sandbox import GvisorSandbox
-from crucible_executor.sandbox.image import ImageStore
+from crucible_executor.sandbox.image import INDEX_NAME, ImageStore
 from crucible_executor.sandbox.port import (
     Cause,
     InvalidProgramError,
@@ -201,6 +203,71 @@ async def test_a_machine_without_runsc(sandbox_config: GvisorConfig) -> None:
         async with open_driver(replace(sandbox_config, runsc="runsc-that-is-not-here")):
             pytest.fail("it opened")
     assert caught.value.cause is Cause.INFRASTRUCTURE
+
+
+@pytest.mark.parametrize("ground", ["a file", "read-only"])
+async def test_a_state_folder_that_cannot_be_had(sandbox_config: GvisorConfig, tmp_path: Path, ground: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    root = tmp_path / "file" / "state" if ground == "a file" else Path("/proc/crucible")
+    with pytest.raises(SandboxFault) as caught:
+        async with open_driver(replace(sandbox_config, state_root=root)):
+            pytest.fail("it opened")
+    assert caught.value.cause is Cause.INFRASTRUCTURE
+
+
+async def test_an_image_that_is_what_was_built_and_no_image(
+    sandbox_config: GvisorConfig, images: ImageStore, tmp_path: Path
+) -> None:
+    """runsc fails with 128, as a program may: before there is a program it is a fault, and it is told why."""
+    index = json.loads((images.folder / INDEX_NAME).read_text())
+    broken = b"no file system at all" * 1000
+    digest = hashlib.sha256(broken).hexdigest()
+    (tmp_path / f"{digest}.erofs").write_bytes(broken)
+    index["runtimes"]["python"]["digest"] = f"sha256:{digest}"
+    (tmp_path / INDEX_NAME).write_text(json.dumps(index))
+    async with open_driver(replace(sandbox_config, images_dir=tmp_path)) as driver:
+        with pytest.raises(SandboxFault) as caught:
+            await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+        assert only_lasting(sandbox_config)
+    assert caught.value.cause in (Cause.SANDBOX, Cause.IMAGE)
+    assert caught.value.detail
+
+
+async def test_a_delivery_that_is_cancelled_leaves_nothing(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    for steps in (0, 1, 2, 3, 5):
+        sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+        delivery = asyncio.create_task(sandbox.deliver(SLEEPER, LIMITS, Collected()), name="deliver")
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        delivery.cancel()
+        await asyncio.wait([delivery])
+        await sandbox.close()
+        assert only_lasting(sandbox_config)
+
+
+async def test_a_run_that_is_cancelled_while_its_end_is_collected_leaves_nothing(
+    driver: GvisorDriver, sandbox_config: GvisorConfig
+) -> None:
+    for delay in (0.0, 0.002, 0.005, 0.01, 0.02):
+        sink = Collected()
+        program_ends = program("print('up', flush=True)")
+        task = asyncio.create_task(run_program(driver, program_ends, LIMITS, sink), name="run")
+        await until(lambda sink=sink: sink.stdout)
+        await asyncio.sleep(delay)
+        task.cancel()
+        await asyncio.wait([task])
+        await until(lambda: only_lasting(sandbox_config))
+
+
+async def test_abandoned_during_its_delivery(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+    delivery = asyncio.create_task(sandbox.deliver(SLEEPER, LIMITS, Collected()), name="deliver")
+    await asyncio.sleep(0)
+    sandbox.abandon()
+    with pytest.raises(SandboxAbandoned):
+        await delivery
+    await sandbox.close()
+    assert only_lasting(sandbox_config)
 
 
 CHILD = """
