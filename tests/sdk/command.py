@@ -8,6 +8,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Command:
         self.home = home
         self._environment = environment(address, home)
 
-    async def start(self, *arguments: str, env: dict[str, str] | None = None, stdin: int = PIPE) -> Process:
+    async def start(
+        self, *arguments: str, env: dict[str, str] | None = None, stdin: int = PIPE, stdout: int | IO[bytes] = PIPE
+    ) -> Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "crucible_client.cli", *arguments,
-            stdin=stdin, stdout=PIPE, stderr=PIPE, env=self._environment | (env or {}), cwd=self.home,
+            stdin=stdin, stdout=stdout, stderr=PIPE, env=self._environment | (env or {}), cwd=self.home,
         )  # fmt: skip
 
     async def __call__(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Ended:
@@ -69,7 +72,7 @@ async def end(process: Process, stdin: bytes = b"") -> Ended:
     async with asyncio.timeout(60):
         stdout, stderr = await process.communicate(stdin)
     assert process.returncode is not None
-    return Ended(process.returncode, stdout, stderr.decode())
+    return Ended(process.returncode, stdout or b"", stderr.decode())
 
 
 def _read_terminal(descriptor: int) -> bytes:
@@ -82,6 +85,11 @@ def _read_terminal(descriptor: int) -> bytes:
         if not part:
             return content
         content += part
+
+
+def full_disk() -> IO[bytes]:
+    """What takes no byte."""
+    return Path("/dev/full").open("wb")
 
 
 def lines(stdout: bytes) -> Sequence[str]:

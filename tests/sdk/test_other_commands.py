@@ -10,7 +10,7 @@ import click
 import grpc
 import pytest
 from click.testing import CliRunner
-from command import Command, lines
+from command import Command, end, full_disk, lines
 from recorded_platform import Failure, Messages, RecordedPlatform
 from samples import ID, TRACE, body, completed, evaluation, event, finished, output, queued, runtimes
 
@@ -98,6 +98,20 @@ async def test_watch_writes_events_as_they_come(platform: RecordedPlatform, cruc
     as_json = await crucible("watch", "--json", "--after", "2", ID)
     assert [json.loads(line)["sequence"] for line in lines(as_json.stdout)] == [3, 4]
     assert platform.calls[-1].request.after_sequence == 2
+
+
+@pytest.mark.parametrize("arguments", [("list", "--json"), ("output", ID), ("get", ID), ("watch", ID)])
+async def test_output_that_cannot_be_written_is_one_line(
+    platform: RecordedPlatform, crucible: Command, arguments: tuple[str, ...]
+) -> None:
+    platform.always("ListEvaluations", listing())
+    platform.always("ReadOutput", body(b"bytes"))
+    platform.always("GetEvaluation", completed(stdout=b"text"))
+    platform.always("WatchEvaluation", Messages([queued(1), finished(2)]))
+    with full_disk() as full:
+        ended = await end(await crucible.start(*arguments, stdout=full))
+    assert ended.code == 125
+    assert ended.stderr == "crucible: cannot write the output: No space left on device\n"
 
 
 async def test_output_is_exact(platform: RecordedPlatform, crucible: Command) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import grpc
 import pytest
-from command import Command, end
+from command import Command, end, full_disk
 from google.protobuf.message import Message
 from recorded_platform import Failure, Messages, RecordedPlatform
 from samples import ID, TRACE, body, completed, evaluation, event, finished, output, queued, runtimes
@@ -383,6 +383,22 @@ async def test_a_cancel_that_nobody_answers_says_that_it_may_still_run(
     ended = await end(process)
     assert ended.code == 130
     assert f"could not cancel: a fault; it may still run: crucible cancel {ID}" in ended.stderr
+
+
+async def test_output_that_cannot_be_written_ends_the_program(
+    platform: RecordedPlatform, crucible: Command, program: str
+) -> None:
+    platform.prepare("CreateEvaluation", evaluation())
+    platform.prepare("WatchEvaluation", Messages([queued(1), output(2, b"lost\n")], hang=True))
+    platform.prepare("CancelEvaluation", evaluation("CANCELLED"))
+    platform.prepare("WatchEvaluation", cancelled(platform))
+    platform.prepare("GetEvaluation", evaluation("CANCELLED", status_reason=6, cause=6))
+    with full_disk() as full:
+        process = await crucible.start("run", "--runtime", "python", program, stdout=full)
+    await end_watch(platform)
+    ended = await end(process)
+    assert ended.code == 125
+    assert f"cannot write the output (No space left on device): cancelling {ID}\n" in ended.stderr
 
 
 async def test_a_reader_that_leaves_ends_the_program(

@@ -26,11 +26,11 @@ _WAITS_FOR = {
 
 
 class LiveOutput:
-    """Writes a program's streams to ours. `reader_left` is called once when our standard output is closed."""
+    """Writes a program's streams to ours. `unwritable` is called when our standard output takes no more."""
 
-    def __init__(self, say: Callable[[str], None], reader_left: Callable[[], None]) -> None:
+    def __init__(self, say: Callable[[str], None], unwritable: Callable[[OSError], None]) -> None:
         self._say = say
-        self._reader_left = reader_left
+        self._unwritable = unwritable
         self._attempt = 0
         self._written = dict.fromkeys(Stream, 0)
         self._anything = False
@@ -108,10 +108,10 @@ class LiveOutput:
         try:
             # In a thread: a reader that is slow must not keep Ctrl-C from being heard.
             await asyncio.to_thread(_write, stream, data)
-        except BrokenPipeError:
+        except OSError as error:  # nobody reads any more, or the disk behind it is full
             if stream is Stream.STDOUT:
                 silence_stdout()
-                self._reader_left()
+                self._unwritable(error)
 
 
 def _write(stream: Stream, data: bytes) -> None:

@@ -115,7 +115,7 @@ def run(
                 if as_json:
                     evaluation = await client.wait(submitted.id)
                 else:
-                    evaluation = await LiveOutput(say, stopping.reader_left).follow(client, submitted.id)
+                    evaluation = await LiveOutput(say, stopping.unwritable).follow(client, submitted.id)
         except asyncio.CancelledError:
             if stopping.exit_code is None:
                 raise
@@ -125,6 +125,8 @@ def run(
         if not quiet:
             for line in _last_words(evaluation):
                 click.echo(line, err=True)
+        if stopping.exit_code == PLATFORM_FAILED:
+            return PLATFORM_FAILED  # its output is lost, whatever its end
         if evaluation.status is Status.CANCELLED:
             return stopping.exit_code or INTERRUPTED
         return exit_code(evaluation)

@@ -30,7 +30,7 @@ REFUSED = 2
 LIMIT = 124
 """The program ran into a limit, or took longer than --timeout."""
 PLATFORM_FAILED = 125
-"""The platform failed, or is away."""
+"""The platform failed or is away, or our own output cannot be written."""
 INTERRUPTED = 130
 """Ctrl-C."""
 PIPE_CLOSED = 141
@@ -70,6 +70,10 @@ def run_session(
     except BrokenPipeError:
         silence_stdout()
         code = PIPE_CLOSED
+    except OSError as error:
+        silence_stdout()
+        click.echo(f"crucible: cannot write the output: {error.strerror or error}", err=True)
+        code = PLATFORM_FAILED
     sys.exit(code)
 
 

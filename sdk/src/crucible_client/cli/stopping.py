@@ -11,7 +11,7 @@ import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from crucible_client.cli.session import LIMIT, PIPE_CLOSED
+from crucible_client.cli.session import LIMIT, PIPE_CLOSED, PLATFORM_FAILED
 from crucible_client.client import Client
 from crucible_client.errors import CrucibleError, PreconditionError
 
@@ -34,9 +34,12 @@ class Stopping:
             self._say(f"{why}: cancelling {self.evaluation_id}".rstrip())
             self._asked.set()
 
-    def reader_left(self) -> None:
-        """Nobody reads our standard output any more."""
-        self.ask(PIPE_CLOSED, "nobody reads the output any more")
+    def unwritable(self, error: OSError) -> None:
+        """Our standard output takes no more."""
+        if isinstance(error, BrokenPipeError):
+            self.ask(PIPE_CLOSED, "nobody reads the output any more")
+        else:
+            self.ask(PLATFORM_FAILED, f"cannot write the output ({error.strerror})")
 
     def _signalled(self, number: signal.Signals) -> None:
         if self.exit_code is None:
