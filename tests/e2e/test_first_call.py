@@ -19,6 +19,7 @@ def test_the_first_call_answers_with_a_verdict(stack: Stack) -> None:
         "sha256": "4355a46b19d348dc2f57c046f8ef63d4538ebb936000f3c9ee954a27460dd865",
         "truncated": False,
         "lossy": False,
+        "omittedBytes": "0",
     }
     assert float(result["usage"]["wallTime"].rstrip("s")) > 0
     assert float(result["usage"]["cpuTime"].rstrip("s")) > 0

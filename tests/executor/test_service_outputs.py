@@ -132,6 +132,7 @@ def test_the_left_out_line_stands_on_a_line_of_its_own() -> None:
     stream = OutputStream(Stream.STDOUT)
     stream.write(b"a" * 32767 + b"\n" + b"b" * 10 + b"c" * 32768)
     text = stream.preview().text
+    assert stream.preview().omitted == 10
     assert text == "a" * 32767 + "\n[... 10 bytes left out ...]\n" + "c" * 32768
 
 

@@ -58,7 +58,7 @@ async def test_defaults_are_printed_and_unspecified_enums_are_not(upstream: Reco
     upstream.prepare("GetEvaluation", Evaluation(id=ID, status=Evaluation.COMPLETED, result=result))
     answer = (await http.get(f"/v1/evaluations/{ID}")).json()["result"]
     assert answer["exitCode"] == 0
-    assert answer["stdout"] == {"sizeBytes": "0", "sha256": "", "truncated": False, "lossy": False}
+    assert answer["stdout"] == {"sizeBytes": "0", "sha256": "", "truncated": False, "lossy": False, "omittedBytes": "0"}
     assert answer["findings"] == [{"outcome": "SUCCEEDED", "detail": ""}]
     assert "cause" not in answer
     assert "UNSPECIFIED" not in json.dumps(answer)

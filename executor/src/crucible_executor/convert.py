@@ -188,6 +188,7 @@ def _output(streams: RunOutput, stream: Stream, summary: StreamSummary) -> execu
         sha256=summary.sha256,
         truncated=summary.truncated,
         lossy=preview.lossy,
+        omitted_bytes=preview.omitted,
     )
 
 

@@ -40,6 +40,8 @@ class Preview:
 
     text: str
     lossy: bool
+    omitted: int = 0
+    """Bytes of the middle that `text` does not show."""
 
 
 def code_point_cut(data: bytes | bytearray, end: int) -> int:
@@ -147,7 +149,7 @@ class OutputStream:
         left_out = self.size - len(head) - len(tail)
         line = f"[... {left_out} bytes left out ...]\n"
         shown = _shown(head)
-        return Preview(f"{shown}{'' if shown.endswith(chr(10)) else chr(10)}{line}{_shown(tail)}", True)
+        return Preview(f"{shown}{'' if shown.endswith(chr(10)) else chr(10)}{line}{_shown(tail)}", True, left_out)
 
     def close(self) -> None:
         """Removes the file."""

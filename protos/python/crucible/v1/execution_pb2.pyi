@@ -245,6 +245,7 @@ class Output(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     LOSSY_FIELD_NUMBER: _builtins.int
+    OMITTED_BYTES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The first and the last 32 KiB as UTF-8; invalid bytes and NUL are shown as U+FFFD. Where bytes between the two are
     left out, a line `[... N bytes left out ...]` stands in their place. Absent in lists; empty where nothing was written.
@@ -257,6 +258,10 @@ class Output(_message.Message):
     """The program wrote more than was kept."""
     lossy: _builtins.bool
     """`text` does not show the kept bytes exactly: some were replaced or left out."""
+    omitted_bytes: _builtins.int
+    """Bytes left out of the middle of `text`; 0 where it shows everything that was kept. A program can write a line that
+    looks like the one in their place, but not this number.
+    """
     def __init__(
         self,
         *,
@@ -265,10 +270,11 @@ class Output(_message.Message):
         sha256: _builtins.str = ...,
         truncated: _builtins.bool = ...,
         lossy: _builtins.bool = ...,
+        omitted_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "lossy", b"lossy", "sha256", b"sha256", "size_bytes", b"size_bytes", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "lossy", b"lossy", "omitted_bytes", b"omitted_bytes", "sha256", b"sha256", "size_bytes", b"size_bytes", "text", b"text", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
     _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015

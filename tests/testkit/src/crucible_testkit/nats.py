@@ -1,5 +1,6 @@
 """A real nats-server with JetStream for tests."""
 
+import signal
 from contextlib import ExitStack
 from typing import Self
 
@@ -55,6 +56,14 @@ class NatsServer:
     def kill(self) -> None:
         """SIGKILL: what was acknowledged is still there after `start`."""
         self._child.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open, and nothing goes through them until `resume`."""
+        self._child.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._child.send(signal.SIGCONT)
 
     def restart(self) -> None:
         """A clean stop and a start."""
