@@ -1,4 +1,4 @@
-"""Bad input gets an error that names the field, the limit and the mend, and does nothing else."""
+"""Bad input gets an error that names the field, the limit and the way out, and does nothing else."""
 
 from typing import Any
 

@@ -91,7 +91,11 @@ def test_a_time_over_the_runtimes_maximum_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("pyhton", "did you mean 'python'?"), ("cobol", "known are: bash, python"), ("pythn", "did you mean 'python'?")],
+    [
+        ("pyhton", "did you mean 'python'?"),
+        ("cobol", "the runtimes are: bash, python"),
+        ("pythn", "did you mean 'python'?"),
+    ],
 )
 def test_an_unknown_runtime_is_refused_with_the_nearest_name(name: str, words: str) -> None:
     known = {"python": runtime(), "bash": runtime_pb2.Runtime(name="bash")}

@@ -192,7 +192,7 @@ async def test_the_extension_tells_the_runtime(platform: RecordedPlatform, cruci
     (crucible.home / "a.rb").write_text("1")
     unknown = await crucible("run", "a.rb")
     assert unknown.code == 2
-    assert "say --runtime with one of bash, python-numpy, python" in unknown.stderr
+    assert "use --runtime with one of bash, python-numpy, python" in unknown.stderr
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from crucible_local.state import StackState
 START_SECONDS = 600
 """A first start builds root images."""
 MISTAKES = (PortTakenError, LayoutError, JaegerError, ElevationError)
-"""Another port, another folder, another user: whoever called can mend it."""
+"""Another port, another folder, another user: the caller can fix it."""
 EXPECTED = (*MISTAKES, LaunchError, ConfinementError)
 
 Command = TypeVar("Command", bound=Callable[..., None])

@@ -104,7 +104,7 @@ def down_json(data: Path, *, was_running: bool, removed: bool) -> str:
 
 
 def show_checks(console: Console, checks: list[Check]) -> None:
-    """One line per finding, and what mends it."""
+    """One line per finding, and how to fix it."""
     for check in checks:
         mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]" if check.required else "[yellow]![/yellow]"
         console.print(f"{mark} {check.name:18} {escape(check.detail)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Whether this host can run the stack: what is missing, and what mends it."""
+"""Whether this host can run the stack: what is missing, and how to fix it."""
 
 import os
 import shutil
@@ -89,8 +89,8 @@ def _services() -> list[Check]:
         name = user.name if user else SERVICE_ACCOUNT
         return [Check("services", passed=True, detail=f"run as {name}, without privileges")]
     detail = f"run as root without capabilities: no other user can read {closed}"
-    mend = "put the repository and its Python where every user may read them, such as under /opt"
-    return [Check("services", passed=False, detail=detail, remedy=mend, required=False)]
+    fix = "put the repository and its Python where every user may read them, such as under /opt"
+    return [Check("services", passed=False, detail=detail, remedy=fix, required=False)]
 
 
 def _program(name: str, package: str) -> Check:

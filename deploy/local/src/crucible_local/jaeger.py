@@ -48,7 +48,7 @@ def require_jaeger(environment: Mapping[str, str]) -> Path | None:
     if found is not None:
         return Path(found).resolve()
     if named:
-        raise JaegerError(f"CRUCIBLE_JAEGER names {named}, which is no program")
+        raise JaegerError(f"CRUCIBLE_JAEGER names {named}, which is not a program")
     docker = shutil.which("docker", path=environment.get("PATH"))
     if docker is not None:
         answer = subprocess.run([docker, "info"], capture_output=True, timeout=20, check=False)

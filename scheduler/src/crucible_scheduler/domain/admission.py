@@ -56,11 +56,11 @@ def find_runtime(name: str, runtimes: Mapping[str, runtime_pb2.Runtime]) -> runt
         return runtime
     known = ", ".join(sorted(runtimes)) or "none"
     nearest = difflib.get_close_matches(name, runtimes, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {known}"
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the runtimes are: {known}"
     raise RefusedError(
         "UNKNOWN_RUNTIME",
         "runtime",
-        f"the runtime {name!r} is not known; {hint}",
+        f"there is no runtime {name!r}; {hint}",
         {"runtime": name, "known": known},
     )
 
@@ -138,7 +138,7 @@ def _program(evaluation: evaluation_pb2.Evaluation, default_entrypoint: str) -> 
         raise RefusedError(
             "INVALID_FIELD",
             "entrypoint",
-            f"no file has the path {program.entrypoint!r}, which the runtime starts; add it or name another file here",
+            f"none of the files is {program.entrypoint!r}, which is to be run; add it, or choose another one here",
         )
     return program
 

@@ -58,16 +58,16 @@ def guess_runtime(file: str, runtimes: Sequence[Runtime]) -> str:
     """The runtime whose entrypoint has the file's extension. Raises UsageError when none or several have it."""
     names = ", ".join(runtime.name for runtime in runtimes)
     if file == STDIN:
-        raise click.UsageError(f"say the runtime of a program on standard input: --runtime with one of {names}")
+        raise click.UsageError(f"a program on standard input needs --runtime with one of {names}")
     suffix = PurePosixPath(file).suffix
     fitting = [runtime.name for runtime in runtimes if suffix and PurePosixPath(runtime.entrypoint).suffix == suffix]
     if not fitting:
-        raise click.UsageError(f"no runtime is known for {Path(file).name!r}: say --runtime with one of {names}")
+        raise click.UsageError(f"cannot tell the runtime of {Path(file).name!r}: use --runtime with one of {names}")
     # Beside `python` there may be `python-numpy` one day: the plain name is the plain choice.
     plain = min(fitting, key=len)
     if all(name.startswith(plain) for name in fitting):
         return plain
-    raise click.UsageError(f"{Path(file).name!r} fits several runtimes: say --runtime with one of {', '.join(fitting)}")
+    raise click.UsageError(f"{Path(file).name!r} fits several runtimes: use --runtime with one of {', '.join(fitting)}")
 
 
 def _extra_file(value: str) -> tuple[str, str | bytes]:
