@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +27,10 @@ READ_BYTES = 64 * 1024
 """More than any file of statistics holds."""
 
 EMPTY_WAIT = 5.0
-"""Seconds that a group's killed processes get to be gone."""
+"""Seconds that the killed processes of an executor's groups get to be gone."""
+
+_HELD = 64
+"""Processes that are held by a descriptor at one time."""
 
 
 class CgroupError(Exception):
@@ -186,13 +189,23 @@ def read_pids(folder: Path) -> set[int]:
         raise CgroupError(f"{folder}: members cannot be read: {error.strerror}") from error
 
 
-def kill_each(pids: set[int]) -> None:
-    """SIGKILL to each; those that are gone already are no error."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+def kill_members(members: Callable[[], set[int]]) -> None:
+    """SIGKILL to each of a group's members; returns at once. Raises CgroupError, OSError.
+
+    Each is held by a descriptor before the members are read a second time: a number that became a stranger's in
+    between is not among them. Members of another PID namespace have no number here, and 0 would mean ourselves.
+    """
+    found = sorted(members() - {0})
+    for first in range(0, len(found), _HELD):
+        with contextlib.ExitStack() as stack:
+            held: dict[int, int] = {}
+            for pid in found[first : first + _HELD]:
+                with contextlib.suppress(ProcessLookupError):
+                    held[pid] = os.pidfd_open(pid)
+                    stack.callback(os.close, held[pid])
+            for pid in members() & held.keys():
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(held[pid], signal.SIGKILL)
 
 
 def make(folder: Path) -> None:
@@ -229,11 +242,17 @@ def move(pid: int, folder: Path) -> None:
         raise CgroupError(f"{folder}: cannot move a process there: {error.strerror}") from error
 
 
-def empty(group: Cgroup, *, seconds: float = EMPTY_WAIT) -> None:
-    """Kill a group's members until there are none; blocks, for sweeps. Raises CgroupError when some do not go."""
+def empty(groups: Sequence[Cgroup], *, seconds: float = EMPTY_WAIT) -> None:
+    """Kill the groups' members until there are none; blocks, for sweeps.
+
+    Raises CgroupError when some do not go, OSError.
+    """
     deadline = time.monotonic() + seconds
-    while group.pids():
-        if time.monotonic() > deadline:
-            raise CgroupError(f"processes {sorted(group.pids())} of a control group do not end")
+    for group in groups:
         group.kill()
+    while left := sorted({pid for group in groups for pid in group.pids()}):
+        if time.monotonic() > deadline:
+            raise CgroupError(f"processes {left} of control groups do not end")
         time.sleep(0.01)
+        for group in groups:
+            group.kill()

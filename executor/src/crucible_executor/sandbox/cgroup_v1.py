@@ -117,7 +117,7 @@ class CgroupV1:
 
     def kill(self) -> None:
         """See `Cgroup`."""
-        cgroup.kill_each(self.pids())
+        cgroup.kill_members(self.pids)
 
     def remove(self) -> None:
         """See `Cgroup`."""

@@ -106,7 +106,7 @@ class CgroupV2:
         if (self._folder / "cgroup.kill").exists():
             cgroup.write(self._folder / "cgroup.kill", "1")
         else:
-            cgroup.kill_each(self.pids())
+            cgroup.kill_members(self.pids)
 
     def remove(self) -> None:
         """See `Cgroup`."""

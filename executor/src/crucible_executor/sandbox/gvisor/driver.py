@@ -49,6 +49,8 @@ class GvisorConfig:
     """Seconds that a sandbox may be there without a program: more than any pool keeps one."""
     sweep_interval: float = 60.0
     """Seconds between two sweeps of what dead executors left."""
+    most_sandboxes: int = 1024
+    """A launcher makes no more at one time, whoever asks; far above what is needed."""
 
     def for_launcher(self) -> LauncherConfig:
         """What its launcher is told."""
@@ -63,6 +65,7 @@ class GvisorConfig:
             deadline_grace=self.deadline_grace,
             unclaimed_age=self.unclaimed_age,
             sweep_interval=self.sweep_interval,
+            most_sandboxes=self.most_sandboxes,
         )
 
 

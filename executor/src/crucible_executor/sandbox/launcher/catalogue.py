@@ -1,8 +1,8 @@
 """Which runtimes this machine has, by its own index, and whether an image is what was built.
 
-The index and the images must be this process's user's and closed to others' writing: what is in them becomes the root
-of a sandbox. An image is hashed once; that it was, is remembered for as long as the machine runs, in a file that only
-root may write, by what changes whenever the image does.
+The folder, its index and the images must be this process's user's and closed to others' writing: what is in them
+becomes the root of a sandbox. An image is hashed once; that it was, is remembered for as long as the machine runs, in a
+file that only root may write, by what changes whenever the image does.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Catalogue:
     def _look_up(self, runtime: str) -> Image:
         path = self._folder / INDEX_NAME
         try:
+            _require_closed(self._folder, self._folder.stat(), what="folder")
             _require_closed(path, path.stat())
             entry = json.loads(path.read_bytes())["runtimes"].get(runtime)
             if entry is None:
@@ -130,13 +131,10 @@ def _limits(entry: dict[str, Any]) -> SandboxLimits:
     )
 
 
-def _require_closed(path: Path, status: os.stat_result) -> None:
-    if (
-        status.st_uid != os.geteuid()
-        or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        or not stat.S_ISREG(status.st_mode)
-    ):
-        raise SandboxFault(Cause.IMAGE, f"{path} must be a file that only its owner, the launcher's user, may write")
+def _require_closed(path: Path, status: os.stat_result, *, what: str = "file") -> None:
+    is_that = stat.S_ISDIR if what == "folder" else stat.S_ISREG
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or not is_that(status.st_mode):
+        raise SandboxFault(Cause.IMAGE, f"{path} must be a {what} that only its owner, the launcher's user, may write")
 
 
 def identity(status: os.stat_result) -> tuple[int, ...]:

@@ -266,16 +266,21 @@ class Cell:
     def _hold_sentry(self) -> int:
         """A descriptor of the sentry's process; raises OSError, CgroupError."""
         if self._sentry < 0:
-            self._sentry_pid = self._find_sentry()
-            self._sentry = os.pidfd_open(self._sentry_pid)
+            self._sentry_pid, self._sentry = self._find_sentry()
         return self._sentry
 
-    def _find_sentry(self) -> int:
+    def _find_sentry(self) -> tuple[int, int]:
+        if not self._supervisor.running:
+            raise ProcessLookupError("its supervisor is gone")
         supervisor = self._supervisor.pid
         for pid in self._group.pids() - {supervisor}:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if parent(pid) == supervisor:
-                    return pid
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), contextlib.ExitStack() as stack:
+                held = os.pidfd_open(pid)
+                stack.callback(os.close, held)
+                # Looked at again once it is held: the number may have become somebody else's in between.
+                if parent(pid) == supervisor and pid in self._group.pids():
+                    stack.pop_all()
+                    return pid, held
         raise ProcessLookupError("its sentry is gone")
 
 

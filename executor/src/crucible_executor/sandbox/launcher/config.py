@@ -26,6 +26,8 @@ class LauncherConfig:
     """Seconds that a sandbox may be there without a program."""
     sweep_interval: float
     """Seconds between two sweeps of what dead executors left."""
+    most_sandboxes: int
+    """That may be there at one time, those that are being removed among them."""
 
     def dump(self) -> str:
         """As JSON."""

@@ -10,20 +10,34 @@ import itertools
 import selectors
 import time
 from collections.abc import Callable, Generator
+from typing import Final
 
 Job = Generator[float, None, None]
+
+
+_FEW: Final = 64
+"""So many timers are not worth a look at which of them were cancelled."""
 
 
 class Timer:
     """A call to come, until it is cancelled."""
 
     def __init__(self, call: Callable[[], None]) -> None:
-        self.call = call
-        self.cancelled = False
+        self._call: Callable[[], None] | None = call
+
+    @property
+    def cancelled(self) -> bool:
+        """It will do nothing."""
+        return self._call is None
 
     def cancel(self) -> None:
-        """Not any more; idempotent."""
-        self.cancelled = True
+        """Not any more, and nothing that it would have used is held for it; idempotent."""
+        self._call = None
+
+    def fire(self) -> None:
+        """Call now, unless cancelled."""
+        if self._call is not None:
+            self._call()
 
 
 class Loop:
@@ -32,6 +46,7 @@ class Loop:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Timer]] = []
+        self._many = _FEW
         self._order = itertools.count()
         self._stopped = False
 
@@ -48,6 +63,10 @@ class Loop:
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call once, after so many seconds."""
+        if len(self._timers) > self._many:  # most deadlines are cancelled long before their time
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled]
+            heapq.heapify(self._timers)
+            self._many = 2 * len(self._timers) + _FEW
         timer = Timer(call)
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), timer))
         return timer
@@ -71,9 +90,7 @@ class Loop:
                 key.data()
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
-                timer = heapq.heappop(self._timers)[2]
-                if not timer.cancelled:
-                    timer.call()
+                heapq.heappop(self._timers)[2].fire()
         self._selector.close()
 
     def _patience(self) -> float | None:

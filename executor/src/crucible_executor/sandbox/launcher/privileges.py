@@ -15,6 +15,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from crucible_executor.sandbox.gvisor.spec import SANDBOX_UID
+
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -46,11 +48,15 @@ class Account:
 
     @classmethod
     def named(cls, name: str) -> Account:
-        """The account of that name; raises PrivilegeError."""
+        """The account of that name; raises PrivilegeError for one that root or a sandbox has as well."""
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             raise PrivilegeError(f"there is no user {name}") from None
+        if entry.pw_uid == 0:
+            raise PrivilegeError(f"{name} is root: name a user without privileges, or none")
+        if entry.pw_uid == SANDBOX_UID:
+            raise PrivilegeError(f"{name} is who gVisor's kernels run as: name a user of the service's own")
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 

@@ -7,23 +7,23 @@ nothing that the service does or fails to do moves it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
+import resource
+import select
 import selectors
 import signal
 import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, cast
 
 from crucible_executor.sandbox import leftovers
 from crucible_executor.sandbox.cgroup import CgroupError
+from crucible_executor.sandbox.containment import posture
 from crucible_executor.sandbox.containment.agent import open_agent
 from crucible_executor.sandbox.gvisor.runsc import Runsc, RunscError
 from crucible_executor.sandbox.launcher import privileges, wire
@@ -46,12 +46,18 @@ _NAMESPACES_FOR_ALL: Final = {
     Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"): "0",
 }
 """Where a distribution keeps user namespaces from those without SYS_ADMIN, and what it says when it does not."""
-MAX_CELLS: Final = 4096
-"""Sandboxes at one time."""
+MOST_UNSENT: Final = 64
+"""Answers that may wait for a service that does not take them; then it is not listened to until it does."""
+SPARE_DESCRIPTORS: Final = 256 + MOST_UNSENT * len(wire.DESCRIPTORS)
+"""Beside what each sandbox holds: whatever the service does, there is always one to read a control group with."""
+DESCRIPTORS_OF_A_CELL: Final = 2
+LINE_BYTES: Final = 4000
+"""Of a line in the log, at most: what a pipe that is ready takes whole, without waiting."""
 LEAVING_SECONDS: Final = 30.0
 """For all sandboxes to be removed at the end."""
 STUBBORN_SECONDS: Final = 5.0
 """Until a sandbox that outlived its deadline is killed again."""
+_STANDARD_ERROR: Final = 2
 REFUSALS: Final = (OSError, CgroupError, RunscError, PrivilegeError, ExceptionGroup)
 
 
@@ -70,13 +76,12 @@ def kept() -> Sequence[Capability]:
 class Launcher:
     """One launcher. Everything but the sweep happens in the main thread."""
 
-    def __init__(
-        self, config: LauncherConfig, service: socket.socket, ground: Ground, posture: ModuleType | None
-    ) -> None:
+    def __init__(self, config: LauncherConfig, service: socket.socket, service_pid: int, ground: Ground) -> None:
         self._config = config
         self._service = service
+        self._service_pid = service_pid
+        self._watched = 0
         self._ground = ground
-        self._posture = posture
         self._loop = Loop()
         self._catalogue = Catalogue(config.images_dir, config.image_record)
         self._cells: dict[str, Cell] = {}
@@ -85,14 +90,19 @@ class Launcher:
         self._closing: set[str] = set()
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._sweeping: threading.Thread | None = None
+        self._leaving = False
+        self._most_cells = min(config.most_sandboxes, (_descriptors() - SPARE_DESCRIPTORS) // DESCRIPTORS_OF_A_CELL)
 
     def run(self) -> None:
-        """Serve until the service hangs up and every sandbox is gone."""
+        """Serve until the service hangs up or ends, and every sandbox is gone."""
         self._service.setblocking(False)
         self._send({"event": "opened", "runsc": self._ground.runsc.version})
-        self._loop.watch(self._service.fileno(), self._receive)
+        # Its socket may outlive it, in a process that it left behind.
+        parent = os.pidfd_open(self._service_pid)
+        self._loop.watch(parent, self._leave)
         self._loop.later(self._config.sweep_interval, self._sweep)
         self._loop.run()
+        os.close(parent)
 
     # What the service says
 
@@ -151,8 +161,10 @@ class Launcher:
             cell.freeze()
 
     def _boot(self, identity: str, number: int, *, runtime: str, disk_bytes: int, ahead: bool) -> Job:
-        if identity in self._cells or len(self._cells) >= MAX_CELLS:
-            raise CellError("there is such a sandbox already, or there are too many")
+        if identity in self._cells:
+            raise CellError("there is such a sandbox already")
+        if len(self._cells) >= self._most_cells:
+            raise CellError(f"there are {len(self._cells)} sandboxes, and no more are made at one time")
         cell = self._cells[identity] = Cell(
             identity, self._ground, self._loop, lambda code: self._ended(identity, code)
         )
@@ -161,8 +173,9 @@ class Launcher:
             image: Image = yield from self._catalogue.find(runtime)
             if not 0 < disk_bytes <= image.maximum.disk_bytes:
                 raise CellError(f"disk_bytes: {disk_bytes} is not above 0 and at most {image.maximum.disk_bytes}")
-            if identity in self._closing or identity not in self._cells:
+            if identity in self._closing or self._cells.get(identity) is not cell:
                 raise CellError("it was closed")
+            self._set_deadline(cell, self._config.unclaimed_age)
             descriptors = cell.start(image, disk_bytes, ahead=ahead)
         except SandboxFault as fault:
             self._answer(number, identity, wire.fault_fields(fault))
@@ -196,6 +209,8 @@ class Launcher:
             if error is None:
                 del self._cells[identity]
                 self._deadlines.pop(identity).cancel()
+            elif self._deadlines[identity].cancelled:  # its time came meanwhile
+                self._set_deadline(cell, STUBBORN_SECONDS)
             after = self._inspect_after(self._subjects.pop(identity, None))
             self._answer(number, identity, {**_outcome(error), "after": after})
 
@@ -205,10 +220,10 @@ class Launcher:
 
     def _inspect(self, cell: Cell) -> object:
         subject = self._subjects[cell.identity] = cell.subject()
-        return None if self._posture is None else _report(self._posture.inspect, subject)
+        return _report(posture.inspect, subject)
 
     def _inspect_after(self, subject: Subject | None) -> object:
-        return None if subject is None or self._posture is None else _report(self._posture.inspect_after, subject)
+        return None if subject is None else _report(posture.inspect_after, subject)
 
     # Time
 
@@ -224,6 +239,7 @@ class Launcher:
                 self._deadlines[cell.identity] = self._loop.later(STUBBORN_SECONDS, lambda: self._out_of_time(cell))
 
         if cell.identity in self._closing:
+            self._deadlines[cell.identity].cancel()
             return
         say("warning", "sandbox.deadline", sandbox=cell.identity, claimed=cell.claimed)
         self._loop.start(cell.end(ended))
@@ -231,23 +247,17 @@ class Launcher:
     def _sweep(self) -> None:
         """In a thread of its own: it waits for processes of the dead to go, and deadlines do not."""
         if self._sweeping is None or not self._sweeping.is_alive():
-            self._sweeping = threading.Thread(target=self._sweep_once, name="sweep", daemon=True)
+            self._sweeping = threading.Thread(target=_sweep, args=(self._config,), name="sweep", daemon=True)
             self._sweeping.start()
         self._loop.later(self._config.sweep_interval, self._sweep)
-
-    def _sweep_once(self) -> None:
-        try:
-            swept = leftovers.sweep(self._config.state_root, self._config.cgroup_parent)
-        except (OSError, CgroupError, ExceptionGroup) as error:
-            say("error", "launcher.sweep_failed", error=_words(error))
-        else:
-            if swept:
-                say("warning", "launcher.swept", executors=swept)
 
     # The end
 
     def _leave(self) -> None:
         """The service is gone: end all of its sandboxes, then stop."""
+        if self._leaving:
+            return
+        self._leaving = True
         self._loop.forget(self._service.fileno())
         self._service.close()
         while self._unsent:
@@ -294,29 +304,51 @@ class Launcher:
             try:
                 socket.send_fds(self._service, [data], descriptors)
             except BlockingIOError:  # a service that is stopped: it gets them when it goes on
-                self._watch(self._flush_and_receive, selectors.EVENT_READ | selectors.EVENT_WRITE)
-                return
+                break
             except OSError:  # it is gone: what is received next says so
                 pass
             self._unsent.popleft()
             close_all(descriptors)
+        self._watch_service()
 
-    def _flush_and_receive(self) -> None:
-        self._flush()
-        if not self._unsent:
-            self._watch(self._receive, selectors.EVENT_READ)
-        self._receive()
+    def _watch_service(self) -> None:
+        events = selectors.EVENT_READ if len(self._unsent) < MOST_UNSENT else 0
+        events |= selectors.EVENT_WRITE if self._unsent else 0
+        if events != self._watched and not self._leaving:
+            self._watched = events
+            self._loop.watch(self._service.fileno(), self._serve, events=events)
 
-    def _watch(self, ready: Callable[[], None], events: int) -> None:
-        if self._service.fileno() >= 0:
-            self._loop.watch(self._service.fileno(), ready, events=events)
+    def _serve(self) -> None:
+        if self._unsent:
+            self._flush()
+        if len(self._unsent) < MOST_UNSENT:
+            self._receive()
 
 
 def say(level: str, event: str, **fields: object) -> None:
-    """One JSON line on standard error, as the services write them."""
-    line = {"time": datetime.now(UTC).isoformat(), "level": level, "event": event, "service": "launcher", **fields}
-    sys.stderr.write(json.dumps(line, default=str) + "\n")
-    sys.stderr.flush()
+    """One JSON line on standard error, as the services write them.
+
+    The service has the same standard error: whatever it does to that, no deadline waits for a line, so one that finds
+    no room is lost.
+    """
+    base = {"time": datetime.now(UTC).isoformat(), "level": level, "event": event, "service": "launcher"}
+    line = json.dumps({**base, **fields}, default=str)
+    if len(line) > LINE_BYTES:
+        line = json.dumps({**base, "cut": line[: LINE_BYTES // 3]})
+    with contextlib.suppress(OSError):
+        if select.select([], [_STANDARD_ERROR], [], 0)[1]:
+            os.write(_STANDARD_ERROR, f"{line}\n".encode())
+
+
+def _sweep(config: LauncherConfig) -> None:
+    """What cannot be removed now is tried again at the next sweep, and keeps nobody from running programs."""
+    try:
+        swept = leftovers.sweep(config.state_root, config.cgroup_parent)
+    except (OSError, CgroupError, ExceptionGroup) as error:
+        say("error", "launcher.sweep_failed", error=_words(error))
+    else:
+        if swept:
+            say("warning", "launcher.swept", executors=swept)
 
 
 def _words(error: Exception) -> str:
@@ -347,25 +379,24 @@ def main(descriptor: int, config: LauncherConfig) -> int:
         signal.signal(number, lambda _number, _frame: None)
     os.umask(0o022)
     os.set_inheritable(descriptor, False)
+    service_pid = os.getppid()
     with socket.socket(fileno=descriptor) as service:
-        posture = _load_posture()  # before privileges are cut: the code may lie where only they lead
         try:
             if os.geteuid() != 0:
                 raise PrivilegeError(f"sandboxes need root, not user id {os.geteuid()}")
             privileges.keep_only(kept())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_descriptors(), _descriptors()))
             runsc = Runsc.probe(config.runsc)
-            leftovers.sweep(config.state_root, config.cgroup_parent)
+            _sweep(config)
             instance = Instance(config.state_root, config.cgroup_parent, config.instance)
-            return _serve(config, service, instance, runsc, posture)
+            return _serve(config, service, service_pid, instance, runsc)
         except REFUSALS as error:
             with contextlib.suppress(OSError):
                 service.send(wire.pack({"event": "refused", "detail": _words(error)}))
             return 1
 
 
-def _serve(
-    config: LauncherConfig, service: socket.socket, instance: Instance, runsc: Runsc, posture: ModuleType | None
-) -> int:
+def _serve(config: LauncherConfig, service: socket.socket, service_pid: int, instance: Instance, runsc: Runsc) -> int:
     try:
         instance.take()
         empty_root = instance.dir / "empty"
@@ -375,7 +406,7 @@ def _serve(
             instance.give_back()
         raise
     ground = Ground(instance.dir, empty_root, instance.cgroups, runsc, config.platform, open_agent())
-    Launcher(config, service, ground, posture).run()
+    Launcher(config, service, service_pid, ground).run()
     try:
         instance.give_back()
     except (OSError, CgroupError) as error:
@@ -384,8 +415,6 @@ def _serve(
     return 0
 
 
-def _load_posture() -> ModuleType | None:
-    try:
-        return importlib.import_module("crucible_executor.sandbox.containment.posture")
-    except ModuleNotFoundError:
-        return None
+def _descriptors() -> int:
+    """That this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
