@@ -143,7 +143,9 @@ class Protocol(RuleBasedStateMachine):
 
     def create(self, data: st.DataObject) -> None:
         new = evaluation(pool=self.pool, max_attempts=data.draw(st.sampled_from([1, 1, 2, 3])))
-        self.do(self.store.ledger.create([new]))
+        seconds = data.draw(st.sampled_from([None, LEASE_SECONDS]))
+        answer = self.do(self.store.ledger.create_and_lease([new], seconds=seconds))
+        self.jobs += [item.job for item in answer.jobs]
         self.seen[new.evaluation.id] = Seen()
 
     def cancel(self, data: st.DataObject) -> None:

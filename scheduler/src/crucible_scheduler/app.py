@@ -50,7 +50,7 @@ async def serve(lifetime: Lifetime[SchedulerSettings]) -> None:
     dispatcher = Dispatcher(store, messaging, lifetime.telemetry.tracer, pool=settings.pool, mend=jobs.mend)
     responder = HeartbeatResponder(store, messaging)
     reaper = ReaperLoop(store, messaging, Reaper(lease_seconds=LEASE_SECONDS))
-    submitter = Submitter(store, RuntimeCatalogue(store), pool=settings.pool, accepted=dispatcher.wake)
+    submitter = Submitter(store, RuntimeCatalogue(store), pool=settings.pool, dispatch=dispatcher)
     commands = EvaluationCommands(store, messaging, queued=dispatcher.wake)
     server = GrpcServer(
         settings.grpc_listen,
@@ -79,6 +79,7 @@ async def serve(lifetime: Lifetime[SchedulerSettings]) -> None:
     await persist("store", store.probe)
     await messaging.nc.subscribe(subjects.queue(settings.pool), cb=dispatcher.nudged)
     tasks.spawn("dispatch", dispatcher.run())
+    tasks.spawn("publish", dispatcher.publish())
     tasks.spawn("reaper", reaper.run())
     await server.set_ready(True)
     await lifetime.until_stopped()

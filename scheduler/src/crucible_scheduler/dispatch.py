@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import nats.aio.msg
@@ -34,7 +34,7 @@ class LeaseSource(Protocol):
 
 
 class Dispatcher:
-    """Dispatches one pool: woken by `wake`, and every second.
+    """Dispatches one pool: `run` leases when woken by `wake`, and every second; `publish` what `take` was given.
 
     A job that cannot be published is left alone: its lease lapses, and the evaluation is leased again. `mend` is called
     when the stream is not there.
@@ -56,6 +56,25 @@ class Dispatcher:
         self._mend = mend
         self._woken = asyncio.Event()
         self._away = False
+        self._taken: asyncio.Queue[ledger_service_pb2.LeasedJob] = asyncio.Queue()
+
+    @property
+    def able(self) -> bool:
+        """Whether a lease that was taken now could be published: rule 1 allows none otherwise."""
+        return self._messaging.is_connected
+
+    def take(self, jobs: Sequence[ledger_service_pb2.LeasedJob]) -> None:
+        """Jobs that were leased elsewhere; `publish` has them next."""
+        for job in jobs:
+            self._taken.put_nowait(job)
+
+    async def publish(self) -> None:
+        """Publishes what was taken, for ever."""
+        while True:
+            jobs = [await self._taken.get()]
+            while not self._taken.empty() and len(jobs) < BATCH:
+                jobs.append(self._taken.get_nowait())
+            await self._publish(jobs)
 
     def wake(self) -> None:
         """Something waits, or a slot became free."""
@@ -87,16 +106,13 @@ class Dispatcher:
                 return
             self._away = False
             if leased.jobs:
-                await self._publish(leased)
+                await self._publish(leased.jobs)
             if not leased.more:
                 return
 
-    async def _publish(self, leased: ledger_service_pb2.LeaseEvaluationsResponse) -> None:
-        failures = [
-            failure
-            for failure in await asyncio.gather(*(self._publish_one(job) for job in leased.jobs))
-            if failure is not None
-        ]
+    async def _publish(self, jobs: Sequence[ledger_service_pb2.LeasedJob]) -> None:
+        answers = await asyncio.gather(*(self._publish_one(job) for job in jobs))
+        failures = [answer for answer in answers if answer is not None]
         if failures:
             log.warning("dispatch.not_published", pool=self._pool, jobs=len(failures), error=repr(failures[0]))
             await self._mend()

@@ -49,11 +49,11 @@ class StoreLedger:
         self._runtimes = runtime_service_pb2_grpc.RuntimeServiceStub(channel)
 
     async def create(
-        self, evaluations: Sequence[ledger_service_pb2.NewEvaluation]
-    ) -> Sequence[evaluation_pb2.Evaluation]:
-        """Stores them, all or none. ALREADY_EXISTS: REQUEST_ID_REUSED."""
-        request = ledger_service_pb2.CreateEvaluationsRequest(evaluations=evaluations)
-        return (await _answer(self._ledger.CreateEvaluations(request, timeout=CALL_SECONDS))).evaluations
+        self, evaluations: Sequence[ledger_service_pb2.NewEvaluation], *, lease: bool
+    ) -> ledger_service_pb2.CreateEvaluationsResponse:
+        """Stores them, all or none; with `lease` takes leases as well. ALREADY_EXISTS: REQUEST_ID_REUSED."""
+        request = ledger_service_pb2.CreateEvaluationsRequest(evaluations=evaluations, lease=_LEASE if lease else None)
+        return await _answer(self._ledger.CreateEvaluations(request, timeout=CALL_SECONDS))
 
     async def lease(self, pool: str, limit: int) -> ledger_service_pb2.LeaseEvaluationsResponse:
         """Leases at most `limit` evaluations of a pool."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,13 +31,30 @@ class Evaluations(Protocol):
     """Where evaluations are kept."""
 
     async def create(
-        self, evaluations: Sequence[ledger_service_pb2.NewEvaluation]
-    ) -> Sequence[evaluation_pb2.Evaluation]:
-        """Stores them, all or none. Raises ServiceError."""
+        self, evaluations: Sequence[ledger_service_pb2.NewEvaluation], *, lease: bool
+    ) -> ledger_service_pb2.CreateEvaluationsResponse:
+        """Stores them, all or none; with `lease` takes leases as well. Raises ServiceError."""
         ...
 
     async def wait(self, evaluation_id: str, seconds: float) -> evaluation_pb2.Evaluation:
         """The evaluation once it is final, or as it is after `seconds`. Raises ServiceError."""
+        ...
+
+
+class Dispatch(Protocol):
+    """Where jobs are published."""
+
+    @property
+    def able(self) -> bool:
+        """Whether a lease that was taken now could be published."""
+        ...
+
+    def take(self, jobs: Sequence[ledger_service_pb2.LeasedJob]) -> None:
+        """Publish these, at once."""
+        ...
+
+    def wake(self) -> None:
+        """Something waits."""
         ...
 
 
@@ -51,15 +68,13 @@ class Submission:
 
 
 class Submitter:
-    """Accepts evaluations into one pool; `accepted` is called after each durable write."""
+    """Accepts evaluations into one pool. One that may run at once is leased by the write that stores it."""
 
-    def __init__(
-        self, evaluations: Evaluations, runtimes: RuntimeCatalogue, *, pool: str, accepted: Callable[[], None]
-    ) -> None:
+    def __init__(self, evaluations: Evaluations, runtimes: RuntimeCatalogue, *, pool: str, dispatch: Dispatch) -> None:
         self._evaluations = evaluations
         self._runtimes = runtimes
         self._pool = pool
-        self._accepted = accepted
+        self._dispatch = dispatch
         self._waiting: set[asyncio.Timeout] = set()
         self._stopping = False
 
@@ -80,9 +95,13 @@ class Submitter:
             except admission.RefusedError as exc:
                 raise _refusal(exc, submission.path) from exc
             new.append(self._new(admitted, submission.request.request_id, traceparent))
-        stored = await self._evaluations.create(new)
-        self._accepted()
-        return stored
+        # A batch is for throughput: its write holds up nobody else's leases.
+        stored = await self._evaluations.create(new, lease=len(new) == 1 and self._dispatch.able)
+        if stored.jobs:
+            self._dispatch.take(stored.jobs)
+        if not stored.looked:
+            self._dispatch.wake()
+        return stored.evaluations
 
     async def run(self, submission: Submission, *, seconds: float, traceparent: str) -> evaluation_pb2.Evaluation:
         """Stores it and waits for its end, at most `seconds`; then gives its last known state. Raises as `submit`.

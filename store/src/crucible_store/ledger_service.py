@@ -15,9 +15,9 @@ from crucible_chassis.errors import FieldViolation, invalid_argument
 from crucible_contracts.limits import LEASE_SECONDS
 from crucible_store.convert import is_uuid
 from crucible_store.ledger import Ledger
+from crucible_store.ledger.leasing import MAX_LEASES
 
 MAX_CREATES = 1000
-MAX_LEASES = 64
 MAX_LAPSED = 1000
 MAX_ATTEMPTS = 20
 
@@ -51,7 +51,8 @@ class LedgerService(pb2_grpc.LedgerServiceServicer):
             violations.append(FieldViolation("evaluations", "each id may stand once"))
         if violations:
             raise invalid_argument(violations)
-        return pb2.CreateEvaluationsResponse(evaluations=await self._ledger.create(request.evaluations))
+        seconds = _seconds(request.lease) if request.HasField("lease") else None
+        return await self._ledger.create_and_lease(request.evaluations, seconds=seconds)
 
     async def LeaseEvaluations(
         self, request: pb2.LeaseEvaluationsRequest, context: Context

@@ -16,6 +16,7 @@ from crucible_store.database import Database, DataRefusedError
 from crucible_store.ledger import attempts, creating, heartbeats, leasing, reaping, requests
 from crucible_store.ledger.attempts import Applied, Delivery
 from crucible_store.ledger.creating import Created
+from crucible_store.ledger.leasing import MAX_LEASES, Leased
 from crucible_store.ledger.requests import Asked
 
 
@@ -45,29 +46,50 @@ class Ledger:
 
     async def create(self, new: Sequence[ledger_service_pb2.NewEvaluation]) -> list[evaluation_pb2.Evaluation]:
         """Stores evaluations, all or none; gives them in order, those of known request ids as they are now."""
+        return list((await self.create_and_lease(new, seconds=None)).evaluations)
+
+    async def create_and_lease(
+        self, new: Sequence[ledger_service_pb2.NewEvaluation], *, seconds: float | None
+    ) -> ledger_service_pb2.CreateEvaluationsResponse:
+        """The same, and in the same transaction leases of the first one's pool what may run now; None: no leases."""
         items = [convert.admitted(item) for item in new]
         for item in items:
             if item.large_program is not None and item.program_sha256 is not None:
                 await self._programs.put_program(item.program_sha256, item.large_program)
-        created, old = await self._create(items)
-        await self._announcements.announce(created.events, created.pools)
+        created, old, leased = await self._create(items, seconds)
+        looked = leased is not None and not leased.more
+        # Whoever asked for leases has them, and dispatches what is left.
+        pools = created.pools if seconds is None else ()
+        await self._announcements.announce([*created.events, *(leased.events if leased else ())], pools)
         answers: list[evaluation_pb2.Evaluation] = []
         for item in items:
             if item.id in created.made:
                 answers.append(_as_created(item, created))
             else:
                 answers.append(old[created.known.get(item.id, item.id)])
-        return answers
+        return ledger_service_pb2.CreateEvaluationsResponse(
+            evaluations=answers, jobs=leased.jobs if leased else (), looked=looked
+        )
 
-    async def _create(self, items: Sequence[Admitted]) -> tuple[Created, dict[str, evaluation_pb2.Evaluation]]:
+    async def _create(
+        self, items: Sequence[Admitted], lease_seconds: float | None
+    ) -> tuple[Created, dict[str, evaluation_pb2.Evaluation], Leased | None]:
         # A call that is repeated (by us after a lost connection, by the caller's channel) finds its own evaluations: a
         # second look would cost each first call a statement, so it is taken where an insert has failed.
         again = False
 
-        async def work(connection: AsyncConnection) -> tuple[Created, dict[str, evaluation_pb2.Evaluation]]:
+        async def work(
+            connection: AsyncConnection,
+        ) -> tuple[Created, dict[str, evaluation_pb2.Evaluation], Leased | None]:
             created = await creating.create(connection, items, again=again)
             others = [created.known.get(item.id, item.id) for item in items if item.id not in created.made]
-            return created, await reading.get_many(connection, others) if others else {}
+            old = await reading.get_many(connection, others) if others else {}
+            leased = None
+            if lease_seconds is not None and created.made:
+                leased = await leasing.lease_unless_busy(
+                    connection, pool=items[0].pool, limit=MAX_LEASES, seconds=lease_seconds
+                )
+            return created, old, leased
 
         try:
             return await self._database.transact(work)

@@ -15,11 +15,16 @@ from crucible_store.domain.states import Status, Trigger, move
 from crucible_store.ledger.hot import INSERT_EVENTS, LEASED_SQL, event_arrays
 from crucible_store.reading import LIVE_EXECUTORS
 
+MAX_LEASES = 64
+"""Taken at one time."""
+
 _QUEUED = int(Status.QUEUED)
 _DISPATCHED = int(move(Status.QUEUED, Trigger.LEASED))
 
 # Two dispatchers that count at the same time would both see the same slots free: a pool is leased by one at a time.
-_ONE_AT_A_TIME = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('crucible.lease.' || :pool, 0))")
+_LOCK_OF_POOL = "hashtextextended('crucible.lease.' || :pool, 0)"
+_ONE_AT_A_TIME = sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_OF_POOL})")
+_IF_NOBODY_ELSE = sa.text(f"SELECT pg_try_advisory_xact_lock({_LOCK_OF_POOL})")
 
 _LEASE = sa.text(f"""
 WITH clock AS MATERIALIZED (
@@ -77,6 +82,17 @@ class Leased:
 async def lease(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased:
     """Takes up to `limit` leases that hold for so many seconds."""
     await connection.execute(_ONE_AT_A_TIME, {"pool": pool})
+    return await _lease(connection, pool=pool, limit=limit, seconds=seconds)
+
+
+async def lease_unless_busy(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased | None:
+    """The same at the end of a transaction that has other work to do; None while another takes leases of this pool."""
+    if not (await connection.execute(_IF_NOBODY_ELSE, {"pool": pool})).scalar_one():
+        return None
+    return await _lease(connection, pool=pool, limit=limit, seconds=seconds)
+
+
+async def _lease(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased:
     rows = (
         (await connection.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)}))
         .mappings()

@@ -29,7 +29,7 @@ from crucible.v1 import policy_pb2 as crucible_dot_v1_dot_policy__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)crucible/internal/v1/ledger_service.proto\x12\x14\x63rucible.internal.v1\x1a$crucible/internal/v1/heartbeat.proto\x1a\x1e\x63rucible/internal/v1/job.proto\x1a\x1c\x63rucible/v1/evaluation.proto\x1a\x18\x63rucible/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\"a\n\x18\x43reateEvaluationsRequest\x12\x45\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.crucible.internal.v1.NewEvaluationR\x0b\x65valuations\"\x9c\x02\n\rNewEvaluation\x12\x37\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationR\nevaluation\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x03 \x01(\tR\x0brequestHash\x12\x37\n\x07program\x18\x04 \x01(\x0b\x32\x1d.crucible.internal.v1.ProgramR\x07program\x12\x12\n\x04pool\x18\x05 \x01(\tR\x04pool\x12 \n\x0btraceparent\x18\x06 \x01(\tR\x0btraceparent\x12!\n\x0cmax_attempts\x18\x07 \x01(\x05R\x0bmaxAttempts\"V\n\x19\x43reateEvaluationsResponse\x12\x39\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.crucible.v1.EvaluationR\x0b\x65valuations\"t\n\x17LeaseEvaluationsRequest\x12\x12\n\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\x12/\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"c\n\x18LeaseEvaluationsResponse\x12\x33\n\x04jobs\x18\x01 \x03(\x0b\x32\x1f.crucible.internal.v1.LeasedJobR\x04jobs\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"Z\n\tLeasedJob\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x19.crucible.internal.v1.JobR\x03job\x12 \n\x0btraceparent\x18\x02 \x01(\tR\x0btraceparent\"\x88\x01\n\x16RecordHeartbeatRequest\x12=\n\theartbeat\x18\x01 \x01(\x0b\x32\x1f.crucible.internal.v1.HeartbeatR\theartbeat\x12/\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"U\n\x17RecordHeartbeatResponse\x12:\n\x05reply\x18\x01 \x01(\x0b\x32$.crucible.internal.v1.HeartbeatReplyR\x05reply\"/\n\x17ListLapsedLeasesRequest\x12\x14\n\x05limit\x18\x01 \x01(\x05R\x05limit\"U\n\x18ListLapsedLeasesResponse\x12\x39\n\x06leases\x18\x01 \x03(\x0b\x32!.crucible.internal.v1.LapsedLeaseR\x06leases\"b\n\x0bLapsedLease\x12#\n\revaluation_id\x18\x01 \x01(\tR\x0c\x65valuationId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05token\x18\x03 \x01(\tR\x05token\"U\n\x18JudgeLapsedLeasesRequest\x12\x39\n\x06leases\x18\x01 \x03(\x0b\x32!.crucible.internal.v1.LapsedLeaseR\x06leases\"O\n\x19JudgeLapsedLeasesResponse\x12\x1a\n\x08requeued\x18\x01 \x01(\x05R\x08requeued\x12\x16\n\x06\x66\x61iled\x18\x02 \x01(\x05R\x06\x66\x61iled\")\n\x17\x43\x61ncelEvaluationRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\"\x8a\x01\n\x18\x43\x61ncelEvaluationResponse\x12\x37\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationR\nevaluation\x12\x1f\n\x0b\x65xecutor_id\x18\x02 \x01(\tR\nexecutorId\x12\x14\n\x05token\x18\x03 \x01(\tR\x05token\"*\n\x18RequeueEvaluationRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\"T\n\x19RequeueEvaluationResponse\x12\x37\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationR\nevaluation2\xf9\x06\n\rLedgerService\x12}\n\x11\x43reateEvaluations\x12..crucible.internal.v1.CreateEvaluationsRequest\x1a/.crucible.internal.v1.CreateEvaluationsResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12z\n\x10LeaseEvaluations\x12-.crucible.internal.v1.LeaseEvaluationsRequest\x1a..crucible.internal.v1.LeaseEvaluationsResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12w\n\x0fRecordHeartbeat\x12,.crucible.internal.v1.RecordHeartbeatRequest\x1a-.crucible.internal.v1.RecordHeartbeatResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12z\n\x10ListLapsedLeases\x12-.crucible.internal.v1.ListLapsedLeasesRequest\x1a..crucible.internal.v1.ListLapsedLeasesResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12}\n\x11JudgeLapsedLeases\x12..crucible.internal.v1.JudgeLapsedLeasesRequest\x1a/.crucible.internal.v1.JudgeLapsedLeasesResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12z\n\x10\x43\x61ncelEvaluation\x12-.crucible.internal.v1.CancelEvaluationRequest\x1a..crucible.internal.v1.CancelEvaluationResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12}\n\x11RequeueEvaluation\x12..crucible.internal.v1.RequeueEvaluationRequest\x1a/.crucible.internal.v1.RequeueEvaluationResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)crucible/internal/v1/ledger_service.proto\x12\x14\x63rucible.internal.v1\x1a$crucible/internal/v1/heartbeat.proto\x1a\x1e\x63rucible/internal/v1/job.proto\x1a\x1c\x63rucible/v1/evaluation.proto\x1a\x18\x63rucible/v1/policy.proto\x1a\x1egoogle/protobuf/duration.proto\"\x92\x01\n\x18\x43reateEvaluationsRequest\x12\x45\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32#.crucible.internal.v1.NewEvaluationR\x0b\x65valuations\x12/\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"\x9c\x02\n\rNewEvaluation\x12\x37\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationR\nevaluation\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\x12!\n\x0crequest_hash\x18\x03 \x01(\tR\x0brequestHash\x12\x37\n\x07program\x18\x04 \x01(\x0b\x32\x1d.crucible.internal.v1.ProgramR\x07program\x12\x12\n\x04pool\x18\x05 \x01(\tR\x04pool\x12 \n\x0btraceparent\x18\x06 \x01(\tR\x0btraceparent\x12!\n\x0cmax_attempts\x18\x07 \x01(\x05R\x0bmaxAttempts\"\xa3\x01\n\x19\x43reateEvaluationsResponse\x12\x39\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32\x17.crucible.v1.EvaluationR\x0b\x65valuations\x12\x33\n\x04jobs\x18\x02 \x03(\x0b\x32\x1f.crucible.internal.v1.LeasedJobR\x04jobs\x12\x16\n\x06looked\x18\x03 \x01(\x08R\x06looked\"t\n\x17LeaseEvaluationsRequest\x12\x12\n\x04pool\x18\x01 \x01(\tR\x04pool\x12\x14\n\x05limit\x18\x02 \x01(\x05R\x05limit\x12/\n\x05lease\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"c\n\x18LeaseEvaluationsResponse\x12\x33\n\x04jobs\x18\x01 \x03(\x0b\x32\x1f.crucible.internal.v1.LeasedJobR\x04jobs\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04more\"Z\n\tLeasedJob\x12+\n\x03job\x18\x01 \x01(\x0b\x32\x19.crucible.internal.v1.JobR\x03job\x12 \n\x0btraceparent\x18\x02 \x01(\tR\x0btraceparent\"\x88\x01\n\x16RecordHeartbeatRequest\x12=\n\theartbeat\x18\x01 \x01(\x0b\x32\x1f.crucible.internal.v1.HeartbeatR\theartbeat\x12/\n\x05lease\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"U\n\x17RecordHeartbeatResponse\x12:\n\x05reply\x18\x01 \x01(\x0b\x32$.crucible.internal.v1.HeartbeatReplyR\x05reply\"/\n\x17ListLapsedLeasesRequest\x12\x14\n\x05limit\x18\x01 \x01(\x05R\x05limit\"U\n\x18ListLapsedLeasesResponse\x12\x39\n\x06leases\x18\x01 \x03(\x0b\x32!.crucible.internal.v1.LapsedLeaseR\x06leases\"b\n\x0bLapsedLease\x12#\n\revaluation_id\x18\x01 \x01(\tR\x0c\x65valuationId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05token\x18\x03 \x01(\tR\x05token\"U\n\x18JudgeLapsedLeasesRequest\x12\x39\n\x06leases\x18\x01 \x03(\x0b\x32!.crucible.internal.v1.LapsedLeaseR\x06leases\"O\n\x19JudgeLapsedLeasesResponse\x12\x1a\n\x08requeued\x18\x01 \x01(\x05R\x08requeued\x12\x16\n\x06\x66\x61iled\x18\x02 \x01(\x05R\x06\x66\x61iled\")\n\x17\x43\x61ncelEvaluationRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\"\x8a\x01\n\x18\x43\x61ncelEvaluationResponse\x12\x37\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationR\nevaluation\x12\x1f\n\x0b\x65xecutor_id\x18\x02 \x01(\tR\nexecutorId\x12\x14\n\x05token\x18\x03 \x01(\tR\x05token\"*\n\x18RequeueEvaluationRequest\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\"T\n\x19RequeueEvaluationResponse\x12\x37\n\nevaluation\x18\x01 \x01(\x0b\x32\x17.crucible.v1.EvaluationR\nevaluation2\xf9\x06\n\rLedgerService\x12}\n\x11\x43reateEvaluations\x12..crucible.internal.v1.CreateEvaluationsRequest\x1a/.crucible.internal.v1.CreateEvaluationsResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12z\n\x10LeaseEvaluations\x12-.crucible.internal.v1.LeaseEvaluationsRequest\x1a..crucible.internal.v1.LeaseEvaluationsResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12w\n\x0fRecordHeartbeat\x12,.crucible.internal.v1.RecordHeartbeatRequest\x1a-.crucible.internal.v1.RecordHeartbeatResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12z\n\x10ListLapsedLeases\x12-.crucible.internal.v1.ListLapsedLeasesRequest\x1a..crucible.internal.v1.ListLapsedLeasesResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12}\n\x11JudgeLapsedLeases\x12..crucible.internal.v1.JudgeLapsedLeasesRequest\x1a/.crucible.internal.v1.JudgeLapsedLeasesResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12z\n\x10\x43\x61ncelEvaluation\x12-.crucible.internal.v1.CancelEvaluationRequest\x1a..crucible.internal.v1.CancelEvaluationResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x12}\n\x11RequeueEvaluation\x12..crucible.internal.v1.RequeueEvaluationRequest\x1a/.crucible.internal.v1.RequeueEvaluationResponse\"\x07\x8a\xce\x18\x03\n\x01\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,40 +50,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERSERVICE'].methods_by_name['CancelEvaluation']._serialized_options = b'\212\316\030\003\n\001\003'
   _globals['_LEDGERSERVICE'].methods_by_name['RequeueEvaluation']._loaded_options = None
   _globals['_LEDGERSERVICE'].methods_by_name['RequeueEvaluation']._serialized_options = b'\212\316\030\003\n\001\003'
-  _globals['_CREATEEVALUATIONSREQUEST']._serialized_start=225
-  _globals['_CREATEEVALUATIONSREQUEST']._serialized_end=322
-  _globals['_NEWEVALUATION']._serialized_start=325
-  _globals['_NEWEVALUATION']._serialized_end=609
-  _globals['_CREATEEVALUATIONSRESPONSE']._serialized_start=611
-  _globals['_CREATEEVALUATIONSRESPONSE']._serialized_end=697
-  _globals['_LEASEEVALUATIONSREQUEST']._serialized_start=699
-  _globals['_LEASEEVALUATIONSREQUEST']._serialized_end=815
-  _globals['_LEASEEVALUATIONSRESPONSE']._serialized_start=817
-  _globals['_LEASEEVALUATIONSRESPONSE']._serialized_end=916
-  _globals['_LEASEDJOB']._serialized_start=918
-  _globals['_LEASEDJOB']._serialized_end=1008
-  _globals['_RECORDHEARTBEATREQUEST']._serialized_start=1011
-  _globals['_RECORDHEARTBEATREQUEST']._serialized_end=1147
-  _globals['_RECORDHEARTBEATRESPONSE']._serialized_start=1149
-  _globals['_RECORDHEARTBEATRESPONSE']._serialized_end=1234
-  _globals['_LISTLAPSEDLEASESREQUEST']._serialized_start=1236
-  _globals['_LISTLAPSEDLEASESREQUEST']._serialized_end=1283
-  _globals['_LISTLAPSEDLEASESRESPONSE']._serialized_start=1285
-  _globals['_LISTLAPSEDLEASESRESPONSE']._serialized_end=1370
-  _globals['_LAPSEDLEASE']._serialized_start=1372
-  _globals['_LAPSEDLEASE']._serialized_end=1470
-  _globals['_JUDGELAPSEDLEASESREQUEST']._serialized_start=1472
-  _globals['_JUDGELAPSEDLEASESREQUEST']._serialized_end=1557
-  _globals['_JUDGELAPSEDLEASESRESPONSE']._serialized_start=1559
-  _globals['_JUDGELAPSEDLEASESRESPONSE']._serialized_end=1638
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=1640
-  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1681
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1684
-  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1822
-  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_start=1824
-  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_end=1866
-  _globals['_REQUEUEEVALUATIONRESPONSE']._serialized_start=1868
-  _globals['_REQUEUEEVALUATIONRESPONSE']._serialized_end=1952
-  _globals['_LEDGERSERVICE']._serialized_start=1955
-  _globals['_LEDGERSERVICE']._serialized_end=2844
+  _globals['_CREATEEVALUATIONSREQUEST']._serialized_start=226
+  _globals['_CREATEEVALUATIONSREQUEST']._serialized_end=372
+  _globals['_NEWEVALUATION']._serialized_start=375
+  _globals['_NEWEVALUATION']._serialized_end=659
+  _globals['_CREATEEVALUATIONSRESPONSE']._serialized_start=662
+  _globals['_CREATEEVALUATIONSRESPONSE']._serialized_end=825
+  _globals['_LEASEEVALUATIONSREQUEST']._serialized_start=827
+  _globals['_LEASEEVALUATIONSREQUEST']._serialized_end=943
+  _globals['_LEASEEVALUATIONSRESPONSE']._serialized_start=945
+  _globals['_LEASEEVALUATIONSRESPONSE']._serialized_end=1044
+  _globals['_LEASEDJOB']._serialized_start=1046
+  _globals['_LEASEDJOB']._serialized_end=1136
+  _globals['_RECORDHEARTBEATREQUEST']._serialized_start=1139
+  _globals['_RECORDHEARTBEATREQUEST']._serialized_end=1275
+  _globals['_RECORDHEARTBEATRESPONSE']._serialized_start=1277
+  _globals['_RECORDHEARTBEATRESPONSE']._serialized_end=1362
+  _globals['_LISTLAPSEDLEASESREQUEST']._serialized_start=1364
+  _globals['_LISTLAPSEDLEASESREQUEST']._serialized_end=1411
+  _globals['_LISTLAPSEDLEASESRESPONSE']._serialized_start=1413
+  _globals['_LISTLAPSEDLEASESRESPONSE']._serialized_end=1498
+  _globals['_LAPSEDLEASE']._serialized_start=1500
+  _globals['_LAPSEDLEASE']._serialized_end=1598
+  _globals['_JUDGELAPSEDLEASESREQUEST']._serialized_start=1600
+  _globals['_JUDGELAPSEDLEASESREQUEST']._serialized_end=1685
+  _globals['_JUDGELAPSEDLEASESRESPONSE']._serialized_start=1687
+  _globals['_JUDGELAPSEDLEASESRESPONSE']._serialized_end=1766
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_start=1768
+  _globals['_CANCELEVALUATIONREQUEST']._serialized_end=1809
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_start=1812
+  _globals['_CANCELEVALUATIONRESPONSE']._serialized_end=1950
+  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_start=1952
+  _globals['_REQUEUEEVALUATIONREQUEST']._serialized_end=1994
+  _globals['_REQUEUEEVALUATIONRESPONSE']._serialized_start=1996
+  _globals['_REQUEUEEVALUATIONRESPONSE']._serialized_end=2080
+  _globals['_LEDGERSERVICE']._serialized_start=2083
+  _globals['_LEDGERSERVICE']._serialized_end=2972
 # @@protoc_insertion_point(module_scope)

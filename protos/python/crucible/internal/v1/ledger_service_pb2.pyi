@@ -31,18 +31,26 @@ class CreateEvaluationsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATIONS_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___NewEvaluation]:
         """1 to 1,000."""
+
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """Leases, in the same transaction, what of the first one's pool may run now: by the rules of `LeaseEvaluations`, each
+        for so long without a heartbeat. Unset: leases nothing.
+        """
 
     def __init__(
         self,
         *,
         evaluations: _abc.Iterable[Global___NewEvaluation] | None = ...,
+        lease: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "lease", b"lease"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -105,18 +113,28 @@ class CreateEvaluationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVALUATIONS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    LOOKED_FIELD_NUMBER: _builtins.int
+    looked: _builtins.bool
+    """The pool's queue was looked at to its end: what is not among `jobs` waits for a slot, or for its time."""
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_evaluation_pb2.Evaluation]:
         """In order. Where a request id was known, the evaluation it made, in its present state."""
+
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeasedJob]:
+        """Leases that were taken, in the order in which they are to be published."""
 
     def __init__(
         self,
         *,
         evaluations: _abc.Iterable[_evaluation_pb2.Evaluation] | None = ...,
+        jobs: _abc.Iterable[Global___LeasedJob] | None = ...,
+        looked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "jobs", b"jobs", "looked", b"looked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
