@@ -203,10 +203,11 @@ class Stack:
 
     # -- what must not be left ------------------------------------------------------------------------------------
 
-    def require_no_leftovers(self, *, timeout: float = 30) -> None:
+    def require_no_leftovers(self, *, timeout: float = 90) -> None:
         """Raises AssertionError when after `timeout` a sandbox runs, or files of one are left that is gone.
 
-        Those that wait for a program are stopped, and are meant to be there.
+        Those that wait for a program are stopped, and are meant to be there; one that boots ahead gives way to all else
+        on the machine, and may take long.
         """
         deadline = time.monotonic() + timeout
         while found := self._leftovers():
@@ -219,7 +220,7 @@ class Stack:
             return ["the executor is not back yet"]
         known: set[Path] = set()
         found: list[str] = []
-        for supervisor in _children(executor.pid):
+        for supervisor in (pid for launcher in _children(executor.pid) for pid in _children(launcher)):
             root = re.search(rb"--root=(.+?)/root\0", _command_line(supervisor))
             if root is None:
                 continue
