@@ -15,6 +15,7 @@ from recorded_platform import Failure, Messages, RecordedPlatform
 from samples import ID, TRACE, body, completed, evaluation, event, finished, output, queued, runtimes
 
 from crucible.v1 import evaluation_query_service_pb2, event_pb2
+from crucible.v1.containment_pb2 import Containment
 from crucible_client import ConfigurationError
 from crucible_client.addresses import Addresses, find_addresses
 from crucible_client.cli import LOCAL, PLUGIN_GROUP, cli
@@ -73,11 +74,16 @@ async def test_list_turns_its_options_into_a_filter(platform: RecordedPlatform, 
 
 async def test_get_shows_all_about_one(platform: RecordedPlatform, crucible: Command) -> None:
     final = completed(stdout=b"1\n" + NASTY.encode())
+    evidence = final.result.containment
+    evidence.inside.held.extend([Containment.TCP_EGRESS, Containment.DNS])
+    evidence.before.exceptions.add(check=Containment.ROOT_IMAGE, verdict=Containment.NOT_CHECKED)
+    evidence.after.held.append(Containment.PROCESSES_GONE)
     platform.always("GetEvaluation", final)
     shown = (await crucible("get", ID)).stdout.decode()
     assert f"id        {ID}" in shown
     assert f"trace     {TRACE}" in shown
     assert "status    SUCCEEDED" in shown
+    assert "contained 3 checks held, ROOT_IMAGE NOT_CHECKED" in shown
     assert "1\nevil\\x1b]0;title\\x07" in shown
     parsed = json.loads((await crucible("get", "--json", ID)).stdout)
     assert parsed["result"]["stdout"]["sizeBytes"] == str(final.result.stdout.size_bytes)

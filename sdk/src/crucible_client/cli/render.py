@@ -16,6 +16,7 @@ from typing import IO
 import click
 from google.protobuf.message import Message
 
+from crucible.v1.containment_pb2 import Containment
 from crucible_client.cli.units import show_bytes, show_seconds
 from crucible_client.views import Evaluation, Event, Result, Status
 from crucible_contracts.proto_json import write_value
@@ -23,6 +24,8 @@ from crucible_contracts.proto_json import write_value
 OUTPUT_SHOWN = 200
 """Characters of a piece of output in the line of its event."""
 
+_CHECKS: dict[int, str] = {number: name for name, number in Containment.Check.items()}
+_VERDICTS: dict[int, str] = {number: name for name, number in Containment.Verdict.items()}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -134,6 +137,7 @@ def page(evaluation: Evaluation) -> str:
             ("cpu", show_seconds(result.cpu_time)),
             ("memory", show_bytes(result.peak_memory_bytes)),
             ("executor", result.proto.executor.host),
+            ("contained", _containment(result)),
             ("phases", _phases(result)),
         ]
         for name, output in (("stdout", result.stdout), ("stderr", result.stderr)):
@@ -141,6 +145,21 @@ def page(evaluation: Evaluation) -> str:
                 outputs.append(f"\n--- {name}, {show_bytes(output.size_bytes)}{', cut' if output.truncated else ''}")
                 outputs.append(clean(output.text).rstrip("\n"))
     return "\n".join([*(f"{name:<9} {value}" for name, value in rows if value), *outputs])
+
+
+def _containment(result: Result) -> str:
+    """How many checks of the sandbox's confinement held, and every one that did not."""
+    if not result.proto.HasField("containment"):
+        return ""
+    evidence = result.proto.containment
+    looks = [evidence.inside, evidence.before, evidence.after]
+    held = sum(len(look.held) for look in looks)
+    others = [
+        f"{_CHECKS.get(each.check, each.check)} {_VERDICTS.get(each.verdict, each.verdict)}"
+        for look in looks
+        for each in look.exceptions
+    ]
+    return ", ".join([f"{held} checks held", *others])
 
 
 def _phases(result: Result) -> str:
