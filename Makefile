@@ -6,10 +6,10 @@ RUN := $(UV) run --no-sync
 WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down images test check format generate bench sync host
+.PHONY: help demo up down images test test-machine test-newest check format generate bench sync host
 
 help: ## List the commands
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 host: ## Install what this machine lacks: uv, gVisor, image tools
 	@sh deploy/install-host
@@ -31,6 +31,13 @@ images: sync # the sandbox images; what is up to date is left alone
 
 test: images ## Run every test, on the real parts
 	@$(RUN) pytest $(WORKERS) --durations=30
+
+test-machine: images ## Run what depends on control groups in an emulated machine that has version 2 alone
+	@$(RUN) python tests/machine
+
+test-newest: images ## Run the sandbox tests on a recent gVisor, built from its sources
+	@CRUCIBLE_TEST_RUNSC=$$(sh .ci/newest-gvisor) && export CRUCIBLE_TEST_RUNSC && \
+		$(RUN) pytest $(WORKERS) $(addprefix tests/executor/test_,containment.py sandbox_port.py sandbox_posture.py sandbox_lifecycle.py sandbox_limits.py)
 
 check: sync ## Lint, format, types, contracts, imports, generated code
 	$(RUN) ruff check
