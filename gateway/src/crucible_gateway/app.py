@@ -30,7 +30,7 @@ STORE_SERVICES = (
 )
 
 LAST_CALL_SECONDS = 1.0
-"""So long before the grace is over those who still wait are told to come again."""
+"""How long before the end of the grace clients that still wait are told to retry."""
 
 ROOT = Template("/", segments=("",), variables=(), verb="")
 """A path that no rpc can state."""
@@ -110,6 +110,6 @@ async def _upstream(
     channel = await lifetime.stack.enter_async_context(
         open_channel(target, service_names=names, telemetry=lifetime.telemetry)
     )
-    # The first request shall find a connection.
+    # So that the first request finds a connection.
     channel.get_state(try_to_connect=True)
     return Upstream(name, channel, services)

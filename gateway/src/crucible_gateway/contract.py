@@ -73,7 +73,7 @@ class Route:
 
 
 def routes(services: Iterable[ServiceDescriptor]) -> list[Route]:
-    """Every route of these services, in the contract's order. `ContractError`, `TemplateError`: see their words."""
+    """Every route of these services, in the contract's order. Raises `ContractError`, `TemplateError`."""
     return [route for service in services for rpc in service.methods for route in _routes_of(rpc)]
 
 

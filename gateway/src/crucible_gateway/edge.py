@@ -1,4 +1,4 @@
-"""The door: host check, routing, span, metrics, access log, and the one place where failures become answers."""
+"""The edge: host check, routing, span, metrics, access log, and the one place where failures become answers."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Drain:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     """The process stops: streams end."""
     last: asyncio.Event = field(default_factory=asyncio.Event)
-    """The grace is nearly over: whoever still waits is told to come again."""
+    """The grace is nearly over: clients that still wait are told to retry."""
 
 
 class Exchange:
@@ -57,7 +57,7 @@ class Exchange:
         self.route = ""
         """The template that matched: what spans, metrics and logs call this request."""
         self.status = 0
-        """Of the answer; 0 until it is begun."""
+        """Status of the answer; 0 until it has begun."""
         self.sent_bytes = 0
         self._receive = receive
         self._send = send
@@ -68,7 +68,7 @@ class Exchange:
         return self.method == "HEAD"
 
     def single_header(self, name: str) -> str | None:
-        """The value of a header that may stand once. 400 where it stands twice."""
+        """The value of a header that may be sent once; 400 if it is sent twice."""
         values = self.headers.getlist(name)
         if len(values) > 1:
             raise fault("INVALID_FIELD", "must be sent only once", field=name)

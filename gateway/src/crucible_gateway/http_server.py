@@ -1,4 +1,4 @@
-"""uvicorn inside the process's own life: no signal handlers, bounded heads, and connections that may not dawdle."""
+"""uvicorn within the process's own life: no signal handlers, bounded heads, and no connection may stall for ever."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BACKLOG = 2048
 
 
 class CannotListenError(Exception):
-    """The address is in use, or is none of this machine."""
+    """The address is in use, or does not belong to this machine."""
 
 
 def bind(listen: str) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What the gateway can be told."""
+"""The gateway's settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GatewaySettings(ServiceSettings):
     """gRPC target of the store."""
 
     hosts: str = ""
-    """Host names, separated by commas and without ports, under which the gateway may be asked; others are refused, so
+    """Host names, separated by commas and without ports, that the gateway answers to; others are refused, so
     that no page of another site can reach it through a browser. Empty: localhost, 127.0.0.1, [::1] and the host it
     listens on."""
 

@@ -1,4 +1,4 @@
-"""JSON text to Python values, as strict as a public door must be: what Python's reader lets pass is refused here.
+"""JSON text to Python values, as strict as a public endpoint must be: stricter than Python's own reader.
 
 Refused: anything but UTF-8, doubled keys, NaN and Infinity, numbers of absurd length, nesting without end, and
 documents of so many objects that reading them is an attack.
@@ -16,7 +16,7 @@ MAX_DIGITS = 400
 
 
 class MalformedJsonError(ValueError):
-    """The text is not JSON, or no JSON that is taken here. Its words may be shown to the caller."""
+    """The text is not JSON, or not JSON that is accepted here. Its message may be shown to the caller."""
 
 
 def read_json(data: bytes) -> Any:  # noqa: ANN401  any JSON value

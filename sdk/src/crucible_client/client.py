@@ -1,4 +1,4 @@
-"""The client: what can be asked of Crucible, typed."""
+"""The typed client."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Client:
             evaluation = await crucible.run("print(1)", runtime="python", limits=Limits(wall_time=5))
             print(evaluation.result.stdout)
 
-    Every method raises CrucibleError and no other error of the network; see `crucible_client.errors`. While the
-    platform is away, what is safe to repeat is repeated for `patience` seconds: reads, and creations too, which carry a
-    request id. One client serves any number of calls at once, in one event loop.
+    Every method raises CrucibleError for whatever goes wrong on the way; see `crucible_client.errors`. While the
+    platform is unavailable, calls that are safe to repeat are repeated for `patience` seconds: reads, and creations
+    too, since they carry a request id. One client can make any number of calls at once, in one event loop.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class Client:
                 variable CRUCIBLE_SCHEDULER_URL, else `scheduler` in ~/.config/crucible/client.toml, which `crucible up`
                 writes, else 127.0.0.1:8081.
             store: The same for the store: CRUCIBLE_STORE_URL, `store`, 127.0.0.1:8082.
-            patience: Seconds without any progress after which an error of a platform that is away is raised. A server
-                that has never answered gets 2 s.
+            patience: How many seconds to keep trying while the platform is unavailable, before the error is raised. A
+                server that has never answered gets 2 s.
             traceparent: Gives the W3C `traceparent` of each call. Default: each call begins a trace of its own.
 
         Raises:
@@ -106,9 +106,9 @@ class Client:
         Args:
             program: The source, with the other fields of `Program` as keywords; or a Program; or a message of the
                 contract. None: the program is in `files`.
-            request_id: Makes it safe to submit again, in another process too: the same id with the same program gives
-                the same evaluation. 1 to 255 printable ASCII characters. Default: one is made, which makes this call's
-                own repetitions safe.
+            request_id: Makes it safe to submit again, also from another process: the same id with the same program
+                gives the same evaluation. 1 to 255 printable ASCII characters. Default: a new id, which makes this
+                call's own retries safe.
             **options: Fields of `Program`.
 
         Raises:
@@ -124,7 +124,7 @@ class Client:
     async def create_many(
         self, programs: Iterable[Submittable], *, request_ids: Sequence[str] | None = None
     ) -> Sequence[Evaluation]:
-        """Submits many, in calls of up to 500, each of which accepts all of its programs or none. In order.
+        """Submits many, in calls of up to 500, each of which accepts all its programs or none. Returns them in order.
 
         Args:
             programs: Any number of Programs or messages.
@@ -156,13 +156,13 @@ class Client:
         timeout: float | timedelta | None = None,
         **options: Unpack[ProgramOptions],
     ) -> Evaluation:
-        """Submits a program and waits for its end. Arguments and errors as `create`.
+        """Submits a program and waits until it is final. Arguments and errors as for `create`.
 
         Args:
             program: As in `create`.
             request_id: As in `create`.
-            timeout: How long to wait, in seconds. Default: as long as it takes. Then it returns the present state
-                (`final` is False), and the program goes on.
+            timeout: How long to wait, in seconds. Default: as long as it takes. After it the current state is returned
+                (`final` is False) and the program keeps running.
             **options: Fields of `Program`.
         """
         services = self._services
@@ -179,13 +179,13 @@ class Client:
         return await self._wait(evaluation.id, waiting, evaluation)
 
     async def get(self, evaluation_id: str, /) -> Evaluation:
-        """One evaluation, whole. Raises NotFoundError."""
+        """One evaluation with everything it holds. Raises NotFoundError."""
         services = self._services
         request = evaluation_query_service_pb2.GetEvaluationRequest(id=evaluation_id)
         return Evaluation(await services.store.unary(services.queries.GetEvaluation, request))
 
     async def wait(self, evaluation_id: str, /, *, timeout: float | timedelta | None = None) -> Evaluation:
-        """Waits until an evaluation is final; after `timeout` seconds it returns the present state all the same."""
+        """Waits until an evaluation is final, or for `timeout` seconds, and returns its current state."""
         return await self._wait(evaluation_id, _Waiting(timeout), None)
 
     async def _wait(self, evaluation_id: str, waiting: _Waiting, evaluation: Evaluation | None) -> Evaluation:
@@ -221,13 +221,13 @@ class Client:
         order_by: str = "",
         page_size: int = 100,
     ) -> AsyncGenerator[Evaluation, None]:
-        """All evaluations that pass the filter, newest first, page by page as they are read. Without sources and texts.
+        """All evaluations that match the filter, newest first, fetched page by page. Without sources and output texts.
 
         Args:
             filter: Comparisons joined by AND: `status = "COMPLETED" AND labels.team = "red"`,
                 `create_time >= "2026-01-31T00:00:00Z"`.
             order_by: `create_time desc` (the default) or `create_time`.
-            page_size: Evaluations in one call, up to 1,000.
+            page_size: Evaluations per page, up to 1,000.
         """
         services = self._services
         request = evaluation_query_service_pb2.ListEvaluationsRequest(
@@ -242,13 +242,13 @@ class Client:
             request.page_token = page.next_page_token
 
     async def watch(self, evaluation_id: str, /, *, after: int = 0) -> AsyncGenerator[Event, None]:
-        """The events of an evaluation, first those it has, then each new one; ends with the one that made it final.
+        """The events of an evaluation, first those that exist, then each new one; ends with the one that made it final.
 
-        Every event comes once and in order: after a break it resumes by itself behind the last.
+        Every event comes once and in order; after an interruption it resumes by itself after the last one.
 
         Args:
             evaluation_id: Which.
-            after: Only events with a greater number.
+            after: Only events with a greater sequence number.
         """
         services = self._services
         backoff = Backoff(services.store)
@@ -314,13 +314,13 @@ class Client:
     async def read_output(
         self, evaluation_id: str, stream: Stream | str = Stream.STDOUT, /, *, offset: int = 0, limit: int = 0
     ) -> bytes:
-        """The exact bytes a program wrote to a stream; while it runs, those stored so far.
+        """The exact bytes that a program wrote to a stream; while it runs, those stored so far.
 
         Args:
             evaluation_id: Which.
             stream: `stdout` or `stderr`.
-            offset: The first byte. Negative: so many bytes from the end.
-            limit: How many bytes. 0: all from there.
+            offset: Offset of the first byte; negative counts from the end.
+            limit: How many bytes; 0 for all of the rest.
 
         Raises:
             OutOfRangeError: `offset` is past the end.
@@ -329,7 +329,7 @@ class Client:
         return b"".join([chunk async for chunk in chunks])
 
     async def runtimes(self) -> Sequence[Runtime]:
-        """What programs can be written in, by name."""
+        """The runtimes that programs can use, by name."""
         services = self._services
         response = await services.store.unary(services.runtimes.ListRuntimes, runtime_service_pb2.ListRuntimesRequest())
         return [Runtime(runtime) for runtime in response.runtimes]

@@ -1,4 +1,4 @@
-"""What a call can raise: two trees under CrucibleError, by who can do something about it.
+"""What a call can raise: two trees under CrucibleError, by who can fix it.
 
 A UserError is answered by changing the request; a PlatformError by waiting, or by the platform's operator. Which class
 a gRPC status becomes is in `status`. Knows no gRPC, so that it can be imported for nothing.
@@ -64,27 +64,27 @@ class CrucibleError(Exception):
 
 
 class UserError(CrucibleError):
-    """The request cannot be granted as it is: change it."""
+    """The request cannot be accepted as it is: change it."""
 
 
 class InvalidRequestError(UserError):
-    """A field breaks a rule (INVALID_ARGUMENT): see `violations`."""
+    """A field is not valid (INVALID_ARGUMENT): see `violations`."""
 
 
 class OutOfRangeError(UserError):
-    """Past the end of what there is (OUT_OF_RANGE)."""
+    """Past the end of the data (OUT_OF_RANGE)."""
 
 
 class NotFoundError(UserError):
-    """No such thing (NOT_FOUND)."""
+    """It does not exist (NOT_FOUND)."""
 
 
 class ConflictError(UserError):
-    """It exists already, and differs (ALREADY_EXISTS): a request id used before with another body."""
+    """It already exists and differs (ALREADY_EXISTS): the request id was used before with another body."""
 
 
 class PreconditionError(UserError):
-    """Not in the state for it (FAILED_PRECONDITION): cancelling what is final, requeueing what did not fail."""
+    """Its state does not allow this (FAILED_PRECONDITION): cancelling what is final, requeueing what did not fail."""
 
 
 class PermissionDeniedError(UserError):
@@ -92,7 +92,7 @@ class PermissionDeniedError(UserError):
 
 
 class UnauthenticatedError(UserError):
-    """Not known (UNAUTHENTICATED)."""
+    """Not authenticated (UNAUTHENTICATED)."""
 
 
 class QuotaError(UserError):
@@ -108,17 +108,17 @@ class PlatformError(CrucibleError):
 
 
 class UnavailableError(PlatformError):
-    """The platform, or a part of it, is away (UNAVAILABLE). `reached` is False when it never answered this client."""
+    """The platform or a part of it is unavailable (UNAVAILABLE). `reached`: it has answered this client before."""
 
     reached: bool = True
 
 
 class DeadlineError(PlatformError):
-    """The answer did not come in time (DEADLINE_EXCEEDED). What was asked for may still have happened."""
+    """There was no answer in time (DEADLINE_EXCEEDED). The request may still have taken effect."""
 
 
 class CallCancelledError(PlatformError):
-    """The other side gave the call up (CANCELLED)."""
+    """The server cancelled the call (CANCELLED)."""
 
 
 class AbortedError(PlatformError):
@@ -126,7 +126,7 @@ class AbortedError(PlatformError):
 
 
 class UnsupportedError(PlatformError):
-    """This server does not know the call (UNIMPLEMENTED): it is older or newer than the client."""
+    """The server does not know this call (UNIMPLEMENTED): it is older or newer than the client."""
 
 
 class InternalError(PlatformError):

@@ -1,4 +1,4 @@
-"""What a caller gives: a program, what it gets, and what it may use."""
+"""What a caller submits: a program, its input and its limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crucible.v1 import evaluation_pb2
 
 
 class Priority(StrEnum):
-    """What runs first among those that wait."""
+    """What runs first among queued evaluations."""
 
     LOW = "LOW"
     NORMAL = "NORMAL"
@@ -23,22 +23,22 @@ class Priority(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a program may use. None: the runtime's default. A runtime may lower the maxima."""
+    """What a program may use. None means the runtime's default. A runtime may lower the maxima."""
 
     wall_time: float | timedelta | None = None
-    """Real time in seconds, 0.1 to 3600. Default 10."""
+    """Wall-clock time in seconds, 0.1 to 3600. Default 10."""
     cpu_time: float | timedelta | None = None
     """CPU time of the whole sandbox in seconds, 0.1 to 3600. Default 10."""
     memory_bytes: int | None = None
     """Memory in bytes, 16 MiB to 4 GiB. Default 256 MiB."""
     disk_bytes: int | None = None
-    """Files it may write, in bytes, 1 MiB to 1 GiB. Default 64 MiB."""
+    """Bytes it may write to files, 1 MiB to 1 GiB. Default 64 MiB."""
     output_bytes: int | None = None
-    """Output of each stream in bytes, 1 B to 64 MiB; a program that writes more is stopped. Default 1 MiB."""
+    """Bytes kept of each output stream, 1 B to 64 MiB; a program that writes more is stopped. Default 1 MiB."""
     processes: int | None = None
     """Processes and threads at one time, 1 to 512. Default 64."""
     open_files: int | None = None
-    """Open files of one process, 16 to 1024. Default 256."""
+    """Open files per process, 16 to 1024. Default 256."""
 
     def to_proto(self) -> evaluation_pb2.Limits:
         """The message of the contract."""
@@ -58,31 +58,31 @@ class Program:
     """A program to run: either `source`, or `files`."""
 
     source: str | None = None
-    """The program as one file, named by the runtime (`main.py`). Up to 256 KiB."""
+    """The program as one file, which the runtime names (`main.py`). Up to 256 KiB."""
     _: KW_ONLY
     runtime: str
-    """Its runtime, as `Client.runtimes` names it: `python`, `bash`."""
+    """Name of its runtime, as listed by `Client.runtimes`: `python`, `bash`."""
     files: Mapping[str, str | bytes] = field(default_factory=dict[str, "str | bytes"])
-    """The program as files: relative path to content. Up to 100 of 1 MiB."""
+    """The program as several files: relative path to content. Up to 100 of 1 MiB each."""
     entrypoint: str | None = None
-    """Which of `files` is run. Default: the name that the runtime gives a single source."""
+    """Which of `files` to run. Default: the name that the runtime gives to a single source."""
     args: Sequence[str] = ()
-    """Arguments after the program's name. Up to 256, 64 KiB in all."""
+    """Command-line arguments. Up to 256, 64 KiB in total."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Environment variables beside those of the runtime. Up to 128, 64 KiB in all."""
+    """Environment variables, added to those of the runtime. Up to 128, 64 KiB in total."""
     stdin: str | bytes | None = None
     """Standard input. Up to 1 MiB. Default: empty."""
     limits: Limits = field(default_factory=Limits)
     """What it may use."""
     priority: Priority | None = None
-    """What runs first. Default NORMAL."""
+    """Priority in the queue. Default NORMAL."""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Labels for filters. Up to 32."""
+    """Labels to filter by. Up to 32."""
     display_name: str | None = None
-    """A name for people. Up to 255 characters."""
+    """A name for humans. Up to 255 characters."""
 
     def to_proto(self) -> evaluation_pb2.Evaluation:
-        """The message of the contract. Its rules are the platform's to check."""
+        """The message of the contract, unchecked: the platform checks its rules."""
         priority = self.priority.value if self.priority else "PRIORITY_UNSPECIFIED"
         return evaluation_pb2.Evaluation(
             runtime=self.runtime,
@@ -128,7 +128,7 @@ def to_evaluation(program: Submittable, **options: Unpack[ProgramOptions]) -> ev
     """The message to submit. Raises TypeError for options beside a whole program, or a missing runtime."""
     if isinstance(program, str) or program is None:
         if "runtime" not in options:
-            raise TypeError("say which runtime the program is for: runtime='python'")
+            raise TypeError("a program needs a runtime, such as runtime='python'")
         return Program(program, **options).to_proto()
     if options:
         raise TypeError(f"{', '.join(options)}: set these in the {type(program).__name__} itself")

@@ -1,4 +1,4 @@
-"""What a caller gets: typed views of the contract's messages. The whole message is always at hand as `proto`."""
+"""Typed views of the contract's messages; `proto` is the whole message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2, runtime_pb2
 
 
 class Status(StrEnum):
-    """How far an evaluation has come; the last three are final."""
+    """Where an evaluation is in its life; the last three are final."""
 
     QUEUED = "QUEUED"
     DISPATCHED = "DISPATCHED"
@@ -23,19 +23,19 @@ class Status(StrEnum):
     COMPLETED = "COMPLETED"
     """There is a verdict."""
     FAILED = "FAILED"
-    """The platform could not give one."""
+    """The platform could not reach one."""
     CANCELLED = "CANCELLED"
     UNRECOGNIZED = "UNRECOGNIZED"
-    """A value of a newer platform: see `proto`."""
+    """A value that only a newer platform knows: see `proto`."""
 
     @property
     def final(self) -> bool:
-        """Nothing changes it any more, but a requeue of FAILED."""
+        """Nothing changes it any more, except requeueing a FAILED one."""
         return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
 class StatusReason(StrEnum):
-    """Why an evaluation stands where it stands."""
+    """Why an evaluation has its status."""
 
     WAITING_FOR_CAPACITY = "WAITING_FOR_CAPACITY"
     RUNTIME_NOT_OFFERED = "RUNTIME_NOT_OFFERED"
@@ -60,12 +60,12 @@ class Outcome(StrEnum):
 
     @property
     def limit(self) -> bool:
-        """The program ran into a limit of its request."""
+        """The program exceeded a limit of its request."""
         return self.value.endswith("_EXCEEDED")
 
 
 class Cause(StrEnum):
-    """Who is answerable."""
+    """Who is responsible."""
 
     PROGRAM = "PROGRAM"
     LIMIT = "LIMIT"
@@ -78,7 +78,7 @@ class Cause(StrEnum):
 
 
 class Stream(StrEnum):
-    """A stream a program writes to."""
+    """An output stream of a program."""
 
     STDOUT = "stdout"
     STDERR = "stderr"
@@ -86,13 +86,13 @@ class Stream(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a program wrote to one stream; the exact bytes are `Client.read_output`'s."""
+    """What a program wrote to one stream; `Client.read_output` gives the exact bytes."""
 
     proto: execution_pb2.Output
 
     @property
     def text(self) -> str:
-        """The first and the last 32 KiB, invalid bytes replaced. Empty in lists, which leave it out."""
+        """The first and the last 32 KiB, with invalid bytes replaced. Empty in lists, which leave it out."""
         return self.proto.text
 
     @property
@@ -102,7 +102,7 @@ class Output:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes kept: 64 hex digits."""
+        """SHA-256 of the bytes kept: 64 hex digits."""
         return self.proto.sha256
 
     @property
@@ -132,7 +132,7 @@ class Result:
 
     @property
     def cause(self) -> Cause:
-        """Who is answerable for it."""
+        """Who is responsible for it."""
         return _member(Cause, execution_pb2.ExecutionResult.Cause, self.proto.cause)
 
     @property
@@ -147,12 +147,12 @@ class Result:
 
     @property
     def stdout(self) -> Output:
-        """What it wrote to standard output."""
+        """Standard output."""
         return Output(self.proto.stdout)
 
     @property
     def stderr(self) -> Output:
-        """What it wrote to standard error."""
+        """Standard error."""
         return Output(self.proto.stderr)
 
     @property
@@ -167,7 +167,7 @@ class Result:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Highest memory seen."""
+        """Peak memory."""
         return self.proto.usage.peak_memory_bytes
 
     def __repr__(self) -> str:
@@ -183,7 +183,7 @@ class Evaluation:
 
     @property
     def id(self) -> str:
-        """UUIDv7, made when it was accepted."""
+        """UUIDv7, assigned when it was accepted."""
         return self.proto.id
 
     @property
@@ -193,7 +193,7 @@ class Evaluation:
 
     @property
     def status(self) -> Status:
-        """How far it has come."""
+        """Where it is in its life."""
         return _member(Status, evaluation_pb2.Evaluation.Status, self.proto.status)
 
     @property
@@ -203,14 +203,14 @@ class Evaluation:
 
     @property
     def status_reason(self) -> StatusReason | None:
-        """Why it stands there; None where the status says it all."""
+        """Why it has that status; None where the status says it all."""
         if not self.proto.HasField("status_reason"):
             return None
         return _member(StatusReason, evaluation_pb2.Evaluation.StatusReason, self.proto.status_reason)
 
     @property
     def cause(self) -> Cause | None:
-        """Who is answerable for its end; None before it."""
+        """Who is responsible for its end; None before it is final."""
         if not self.proto.HasField("cause"):
             return None
         return _member(Cause, execution_pb2.ExecutionResult.Cause, self.proto.cause)
@@ -227,12 +227,12 @@ class Evaluation:
 
     @property
     def attempt(self) -> int:
-        """How often it was handed out."""
+        """How many times it was dispatched."""
         return self.proto.attempt
 
     @property
     def generation(self) -> int:
-        """1, and one more for each requeue."""
+        """1, plus one for each requeue."""
         return self.proto.generation
 
     @property
@@ -247,7 +247,7 @@ class Evaluation:
 
     @property
     def start_time(self) -> datetime | None:
-        """When its newest attempt began."""
+        """When its latest attempt started."""
         return _time(self.proto.start_time) if self.proto.HasField("start_time") else None
 
     @property
@@ -257,7 +257,7 @@ class Evaluation:
 
     @property
     def trace_id(self) -> str:
-        """The W3C trace that follows it: 32 hex digits."""
+        """Id of its W3C trace: 32 hex digits."""
         return self.proto.trace_id
 
     def __repr__(self) -> str:
@@ -273,7 +273,7 @@ class Event:
 
     @property
     def sequence(self) -> int:
-        """Its number: 1, 2, 3 ... without gap."""
+        """Its sequence number: 1, 2, 3 ... without gaps."""
         return self.proto.sequence
 
     @property
@@ -327,12 +327,12 @@ class Runtime:
 
     @property
     def display_name(self) -> str:
-        """Its name for people."""
+        """Its display name."""
         return self.proto.display_name
 
     @property
     def entrypoint(self) -> str:
-        """The file name that a single source gets."""
+        """The file name that a single source is given."""
         return self.proto.entrypoint
 
     @property
