@@ -101,6 +101,7 @@ def test_every_operation_tells_what_any_request_may_meet(api: dict[str, Any]) ->
     for path, methods in api["paths"].items():
         for item in methods.values():
             assert {"400", "403", "414", "431", "500", "503", "504"} <= set(item["responses"]), path
+            assert "Retry-After" in item["responses"]["503"]["headers"]
 
 
 def test_the_filter_language_is_described(api: dict[str, Any]) -> None:

@@ -175,10 +175,17 @@ class _Operation:
             }
             for status, names in by_status.items()
         }
+        for status, header in _HEADERS_OF_STATUS.items():
+            if status in answers:
+                answers[status]["headers"] = header
         answers["default"] = {"description": "Any other failure.", "content": content}
         return answers
 
 
+_HEADERS_OF_STATUS: Mapping[str, Schema] = {
+    "416": {"Content-Range": {"description": "The size: `bytes */2`.", "schema": {"type": "string"}}},
+    "503": {"Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}}},
+}
 _WORD = re.compile(r"[A-Z][A-Z_]+[A-Z]")
 _AS_OTHER = re.compile(r"[Ee]rrors as `(\w+)`")
 

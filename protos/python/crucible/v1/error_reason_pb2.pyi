@@ -51,7 +51,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     INVALID_FILTER: _ErrorReason.ValueType  # 10
     """INVALID_ARGUMENT. The filter cannot be read. Metadata: {"position": "7"}."""
     DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 11
-    """UNAVAILABLE. A part of the platform is unavailable; try again after `RetryInfo`. Metadata: {"part": "database"}."""
+    """UNAVAILABLE. A part of the platform is unavailable. Try again after `RetryInfo`, over HTTP
+    `Retry-After`. Metadata: {"part": "database"}.
+    """
     INTERNAL: _ErrorReason.ValueType  # 12
     """INTERNAL. A fault of the platform. Metadata: {"trace_id": "..."}, by which an operator finds it."""
     MALFORMED_BODY: _ErrorReason.ValueType  # 13
@@ -105,7 +107,9 @@ INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 9
 INVALID_FILTER: ErrorReason.ValueType  # 10
 """INVALID_ARGUMENT. The filter cannot be read. Metadata: {"position": "7"}."""
 DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 11
-"""UNAVAILABLE. A part of the platform is unavailable; try again after `RetryInfo`. Metadata: {"part": "database"}."""
+"""UNAVAILABLE. A part of the platform is unavailable. Try again after `RetryInfo`, over HTTP
+`Retry-After`. Metadata: {"part": "database"}.
+"""
 INTERNAL: ErrorReason.ValueType  # 12
 """INTERNAL. A fault of the platform. Metadata: {"trace_id": "..."}, by which an operator finds it."""
 MALFORMED_BODY: ErrorReason.ValueType  # 13
