@@ -42,6 +42,8 @@ class Platform:
     messaging: Messaging
     pool: str
     heard: list[Heard] = field(default_factory=list[Heard])
+    removed: list[attempt_pb2.AttemptMessage] = field(default_factory=list[attempt_pb2.AttemptMessage])
+    """Those that tell what was left of a sandbox: they have no number."""
     heartbeats: list[heartbeat_pb2.Heartbeat] = field(default_factory=list[heartbeat_pb2.Heartbeat])
     verdicts: dict[str, heartbeat_pb2.RunReply.Abandon.ValueType] = field(
         default_factory=dict[str, "heartbeat_pb2.RunReply.Abandon.ValueType"]
@@ -103,7 +105,7 @@ class Platform:
         return self.of(job)[-1].finished
 
     async def stored(self) -> list[attempt_pb2.AttemptMessage]:
-        """What lies in the stream ATTEMPTS."""
+        """What lies in the stream ATTEMPTS, but for what has no number."""
         js = self.messaging.js
         state = (await js.stream_info(subjects.ATTEMPTS_STREAM)).state
         messages: list[attempt_pb2.AttemptMessage] = []
@@ -111,7 +113,7 @@ class Platform:
             with contextlib.suppress(nats.js.errors.NotFoundError):  # a test deleted it
                 raw = await js.get_msg(subjects.ATTEMPTS_STREAM, seq=sequence)
                 messages.append(attempt_pb2.AttemptMessage.FromString(raw.data or b""))
-        return messages
+        return [message for message in messages if message.WhichOneof("kind") != "removed"]
 
     def latest(self) -> heartbeat_pb2.Heartbeat:
         return self.heartbeats[-1]
@@ -120,6 +122,10 @@ class Platform:
         headers = message.headers or {}
         decoded = attempt_pb2.AttemptMessage.FromString(message.data)
         async with self.changed:
+            if decoded.WhichOneof("kind") == "removed":
+                self.removed.append(decoded)
+                self.changed.notify_all()
+                return
             self.heard.append(Heard(decoded, headers["Nats-Msg-Id"], headers.get("traceparent", "")))
             self.changed.notify_all()
 

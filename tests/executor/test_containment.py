@@ -220,7 +220,13 @@ async def test_a_result_carries_what_is_known(driver: GvisorDriver, fresh_nats: 
             asked = job("print(1)")
             await platform.publish_job(asked)
             known = (await platform.finished(asked)).result.containment
+            # What was left is told after the verdict, which does not wait for it.
+            await platform.until(lambda: len(platform.removed) == 1)
+            assert not known.HasField("after")
     assert [*known.inside.exceptions, *known.before.exceptions] == []
     names = {Containment.Check.Name(check) for check in (*known.inside.held, *known.before.held)}
     assert names == {check.value for check in {*Check} - AFTER}
+    (removed,) = platform.removed
+    assert (removed.evaluation_id, removed.token) == (asked.evaluation_id, asked.token)
+    assert {Containment.Check.Name(check) for check in removed.removed.look.held} == {check.value for check in AFTER}
     assert known.inside.time.ToDatetime() <= known.before.time.ToDatetime()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from uuid_utils import uuid7
 
 from crucible.internal.v1 import attempt_pb2, heartbeat_pb2, job_pb2, ledger_service_pb2
-from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2, executor_pb2
+from crucible.v1 import containment_pb2, evaluation_pb2, event_pb2, execution_pb2, executor_pb2
 from crucible_contracts import DEFAULT_TENANT
 from crucible_store.ledger.attempts import Delivery, receive
 
@@ -111,6 +111,9 @@ class Run:
             executor=self.executor,
             # Tells in whose name the verdict was given.
             image_digest=self.id,
+            containment=containment_pb2.Containment(
+                before=containment_pb2.Containment.Look(held=[containment_pb2.Containment.SENTRY_USER])
+            ),
         )
         result.timings.queued.CopyFrom(self.job.queue_time)
         result.timings.dispatched.CopyFrom(self.job.dispatch_time)
@@ -122,6 +125,19 @@ class Run:
     ) -> Delivery:
         self.ended = True
         return self._send(finished=attempt_pb2.RunFinished(fault=attempt_pb2.RunFault(cause=cause)))
+
+    def removed(self, *held: containment_pb2.Containment.Check.ValueType) -> Delivery:
+        """What was left of its sandbox: no part of its numbered messages."""
+        message = attempt_pb2.AttemptMessage(
+            evaluation_id=self.job.evaluation_id,
+            attempt=self.job.attempt,
+            token=self.job.token,
+            run=self.id,
+            executor=self.executor,
+            removed=attempt_pb2.SandboxRemoved(look=containment_pb2.Containment.Look(held=held)),
+        )
+        subject = f"crucible.attempts.{self.job.evaluation_id}"
+        return receive(subject, f"{self.id}.removed", message.SerializeToString(), lease=None)
 
     def unknown(self) -> Delivery:
         """Of a kind that this version does not know."""

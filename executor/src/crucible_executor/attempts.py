@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from crucible_executor import convert
 from crucible_executor.objects import ObjectError, Objects
 from crucible_executor.outputs import RunOutput
 from crucible_executor.publisher import Outbox, RunJournal
+from crucible_executor.sandbox.containment.report import Look
 from crucible_executor.sandbox.port import (
     Cause,
     InvalidProgramError,
@@ -42,6 +44,10 @@ STORING_SECONDS = 120.0
 """How long a finished run tries to store its output."""
 LAST_BACKOFF_SECONDS = 5.0
 """Between two tries to upload an output."""
+FLUSH_SECONDS = 5.0
+"""For a verdict to reach the broker, before what was left of its sandbox is told in any case."""
+AFTERWARDS_SECONDS = 30.0
+"""For that to reach it."""
 
 log = get_logger(__name__)
 
@@ -79,6 +85,7 @@ class Attempt:
         self._stopped = False
         self._ending: attempt_pb2.RunFinished | None = None
         self._told = False
+        self._after: Look | None = None
         self._span = tools.tracer.start_span(
             "attempt",
             context=extract_context(headers),
@@ -94,14 +101,15 @@ class Attempt:
         )
         with trace.use_span(self._span):
             message_headers = inject_context()
-        envelope = attempt_pb2.AttemptMessage(
+        self._envelope = attempt_pb2.AttemptMessage(
             evaluation_id=job.evaluation_id,
             attempt=job.attempt,
             token=job.token,
             run=self.run,
             executor=tools.executor,
         )
-        self.journal = RunJournal(envelope, self._output, tools.outbox, message_headers)
+        self._headers = message_headers
+        self.journal = RunJournal(self._envelope, self._output, tools.outbox, message_headers)
 
     def held(self) -> heartbeat_pb2.HeldRun:
         """The run as a heartbeat names it."""
@@ -136,6 +144,8 @@ class Attempt:
                 self._tell(finished)
             elif not self._told:
                 self._span.set_attribute("crucible.outcome", "ABANDONED")
+        if finished is None and self._told and self._after is not None:
+            await self._tell_afterwards(self._after)
 
     def _stop(self, ending: attempt_pb2.RunFinished | None) -> bool:
         if self._stopped or self._told:
@@ -221,11 +231,30 @@ class Attempt:
             await sandbox.close()
         except Exception as exc:
             log.error("sandbox.not_removed", **self._names(), sandbox=sandbox.id, exc_info=exc)
+        self._after = sandbox.after
         self._sandbox = None
+
+    async def _tell_afterwards(self, look: Look) -> None:
+        """Rule 17: after the verdict, which nobody makes wait for it; lost where the broker is away for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self.journal.flushed.wait()
+        message = attempt_pb2.AttemptMessage(removed=attempt_pb2.SandboxRemoved(look=convert.look(look)))
+        message.create_time.CopyFrom(convert.timestamp(look.time))
+        message.MergeFrom(self._envelope)
+        try:
+            async with asyncio.timeout(AFTERWARDS_SECONDS):
+                await self._tools.outbox.publish(
+                    self.job.evaluation_id, message.SerializeToString(), f"{self.run}.removed", self._headers
+                )
+        except TimeoutError:
+            log.warning("containment.not_told", **self._names())
 
     def _finished(self, verdict: Verdict) -> attempt_pb2.RunFinished:
         result = convert.result(verdict, self._output, self._limits, self.job, self._pulled)
         result.executor.CopyFrom(self._tools.executor)
+        if self._after is not None:
+            result.containment.after.CopyFrom(convert.look(self._after))
         return attempt_pb2.RunFinished(result=result)
 
     async def _with_objects(self, verdict: Verdict) -> attempt_pb2.RunFinished | None:

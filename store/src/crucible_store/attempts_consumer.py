@@ -234,7 +234,7 @@ class AttemptsConsumer:
     def _trace(self, item: _InHand) -> None:
         """A span for the messages that change a state; output would drown the trace."""
         message = item.delivery.message
-        if message is None or message.kind is Kind.PROGRESS:
+        if message is None or message.kind in (Kind.PROGRESS, Kind.REMOVED):
             return
         self._tracer.start_span(
             "commit",

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from crucible.internal.v1 import attempt_pb2, heartbeat_pb2, job_pb2, ledger_service_pb2
-from crucible.v1 import evaluation_pb2, event_pb2, execution_pb2
+from crucible.v1 import containment_pb2, evaluation_pb2, event_pb2, execution_pb2
 from crucible_contracts import subjects
 from crucible_contracts.limits import INLINE_PROGRAM_BYTES
 from crucible_store.domain.filters import Outcome
@@ -191,6 +191,8 @@ def message(data: bytes) -> tuple[str, Message]:
                     cause = Cause(finished.fault.cause) if finished.fault.cause in _FAULTS else cause
                 case _:
                     parked = True
+        case "removed":
+            kind = Kind.REMOVED
         case "output" if proto.output.stream in (1, 2) and proto.output.offset >= 0:
             pass
         case "output_elided" | "usage":
@@ -282,7 +284,7 @@ def cancelled_event(
 
 
 def result(verdict: Message) -> StoredResult:
-    """The two halves of a verdict: without the texts of its outputs and what is known of its sandbox, and these alone."""
+    """The two halves of a verdict: what lists show; the texts of its outputs and what is known of its sandbox."""
     body: attempt_pb2.AttemptMessage = verdict.body
     summary = execution_pb2.ExecutionResult()
     summary.CopyFrom(body.finished.result)
@@ -295,6 +297,13 @@ def result(verdict: Message) -> StoredResult:
         bulk.containment.CopyFrom(summary.containment)
         summary.ClearField("containment")
     return StoredResult(int(summary.outcome), summary.SerializeToString(), bulk.SerializeToString())
+
+
+def afterwards(removed: Message) -> bytes:
+    """What was told of a sandbox after its verdict: a part of the result, which its other parts merge with."""
+    body: attempt_pb2.AttemptMessage = removed.body
+    known = containment_pb2.Containment(after=body.removed.look)
+    return execution_pb2.ExecutionResult(containment=known).SerializeToString()
 
 
 def evaluation(row: Columns, *, now: datetime, pool: PoolState | None) -> evaluation_pb2.Evaluation:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BYTEA
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible.v1 import evaluation_pb2
@@ -20,7 +21,7 @@ FULL = sa.select(
     requests.c.summary,
     requests.c.bulk,
     results.c.summary.label("result_summary"),
-    results.c.bulk.label("result_bulk"),
+    results.c.bulk.concat(sa.func.coalesce(results.c.afterwards, sa.literal(b"", BYTEA))).label("result_bulk"),
     sa.func.clock_timestamp().label("now"),
 ).select_from(
     evaluations.join(requests, requests.c.evaluation == evaluations.c.id).outerjoin(

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, TIMESTAMP, UUID
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The newest migration. Written here too, so that a serving store need not load Alembic; a test compares."""
 
 metadata = sa.MetaData()
@@ -132,11 +132,13 @@ results = sa.Table(
     _column("attempt", sa.Integer),
     _column("run", _ID),
     _column("outcome", sa.SmallInteger),
-    # Serialized crucible.v1.ExecutionResult in two halves, as in `requests`: all but the texts, and the texts.
+    # Serialized crucible.v1.ExecutionResult in parts, as in `requests`: what lists show, the rest, and what is told of
+    # the sandbox once it is gone.
     _column("summary", BYTEA),
     _column("bulk", BYTEA),
+    _column("afterwards", BYTEA, nullable=True),
 )
-"""Verdicts: one of an evaluation and generation, ever."""
+"""Verdicts: one of an evaluation and generation, ever. Only `afterwards` comes later, once."""
 
 idempotency = sa.Table(
     "idempotency",

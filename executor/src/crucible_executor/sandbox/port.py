@@ -29,7 +29,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from crucible_executor.sandbox.containment.report import Containment
+from crucible_executor.sandbox.containment.report import Containment, Look
 
 
 class Stream(StrEnum):
@@ -271,6 +271,11 @@ class Sandbox(Protocol):
     @property
     def alive(self) -> bool:
         """False as soon as the sandbox is known to have died or was abandoned; a pool discards such a one."""
+        ...
+
+    @property
+    def after(self) -> Look | None:
+        """What was left of it, after `close`; None when nobody looked."""
         ...
 
     async def deliver(self, program: Program, limits: SandboxLimits, sink: OutputSink) -> None:

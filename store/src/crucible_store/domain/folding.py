@@ -87,6 +87,8 @@ def _apply(folded: Folded, message: Message, now: datetime, jitter: Callable[[],
                 row.status = move(row.status, Trigger.STARTED)
                 row.start_time = message.time or now
             _append(folded, message, now)
+        case Kind.REMOVED:
+            raise ValueError("it has no place among the numbered messages of a run")
     return Fate.APPLIED
 
 

@@ -50,6 +50,8 @@ class Kind(Enum):
     VERDICT = auto()
     FAULT = auto()
     """The run ended without a verdict."""
+    REMOVED = auto()
+    """Told of the sandbox of a run whose verdict was given: no part of the run's numbered messages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from crucible_store import convert
 from crucible_store.convert import UnreadableError
 from crucible_store.database import Database, DataRefusedError
 from crucible_store.domain.folding import Fate, fold
-from crucible_store.domain.rows import Kind, Message
-from crucible_store.ledger.hot import Changes, Parked, lock, write
+from crucible_store.domain.rows import Kind, Message, Row
+from crucible_store.domain.states import OPEN, Status
+from crucible_store.ledger.hot import Changes, Parked, lock, write, write_afterwards
 
 MAX_PARKED_BYTES = 1024 * 1024
 """Of a message that is set aside; what is beyond is cut."""
@@ -127,13 +128,20 @@ async def _apply(
         if row is None or now is None:
             changes.parked += [_parked(delivery, refused) for _, delivery in part if delivery.message is None]
             continue
-        counting = [(item, item[1].message) for item in part if item[1].message is not None]
+        counting = [
+            (item, message)
+            for item in part
+            if (message := item[1].message) is not None and message.kind is not Kind.REMOVED
+        ]
         folded = fold(row, [message for _, message in counting], now=now, jitter=jitter)
         for ((place, delivery), message), fate in zip(counting, folded.fates, strict=True):
             applied.fates[place] = fate
             if fate is Fate.APPLIED and message.parked:
                 changes.parked.append(_parked(delivery, refused))
         changes.parked += [_parked(delivery, refused) for _, delivery in part if delivery.message is None]
+        for place, delivery in part:
+            if (message := delivery.message) is not None and message.kind is Kind.REMOVED:
+                applied.fates[place] = _tell_afterwards(folded.row, message, changes)
         if not folded.changed:
             continue
         after = folded.row
@@ -148,7 +156,20 @@ async def _apply(
             changes.pools.add(row.pool)
     if changes.rows or changes.parked:
         await write(connection, changes)
+    if changes.afterwards:
+        await write_afterwards(connection, changes)
     return applied
+
+
+def _tell_afterwards(row: Row, message: Message, changes: Changes) -> Fate:
+    """Rule 17: it waits for the verdict of its run, and changes nothing else."""
+    if row.status in OPEN:
+        unclaimed = row.run is None and row.status is Status.DISPATCHED and row.token == message.token
+        return Fate.WAITING if unclaimed or row.run == message.run else Fate.DROPPED
+    if row.status is not Status.COMPLETED:
+        return Fate.DROPPED
+    changes.afterwards.append((row.id, message.run, convert.afterwards(message)))
+    return Fate.APPLIED
 
 
 def _parked(delivery: Delivery, reason: str) -> Parked:

@@ -117,6 +117,14 @@ SELECT 1
 """)  # noqa: S608  constants
 
 
+_AFTERWARDS = {"evaluation": "uuid", "run": "uuid", "afterwards": "bytea"}
+_WRITE_AFTERWARDS = sa.text(f"""
+UPDATE results SET afterwards = coalesce(results.afterwards, told.afterwards)
+FROM {unnest("told", _AFTERWARDS)}
+WHERE results.evaluation = told.evaluation AND results.run = told.run
+""")  # noqa: S608  constants
+
+
 @dataclass(frozen=True, slots=True)
 class Parked:
     """A message set aside for the operator."""
@@ -138,6 +146,8 @@ class Changes:
         default_factory=list[tuple[str, int, int, str, StoredResult]]
     )
     """Evaluation, generation, attempt, run, verdict."""
+    afterwards: list[tuple[str, str, bytes]] = field(default_factory=list[tuple[str, str, bytes]])
+    """Evaluation, run, what is told of its sandbox."""
     parked: list[Parked] = field(default_factory=list[Parked])
     pools: set[str] = field(default_factory=set[str])
     """Where something was queued or a slot became free."""
@@ -193,7 +203,7 @@ def event_arrays(events: Sequence[StoredEvent]) -> dict[str, list[Any]]:
 
 
 async def write(connection: AsyncConnection, changes: Changes) -> None:
-    """Writes everything in one statement. The rows must be locked."""
+    """Writes everything but `afterwards` in one statement. The rows must be locked."""
     await connection.execute(
         _WRITE,
         arrays("hot", {"id": "uuid", **_WRITTEN}, [_columns(row) for row in changes.rows])
@@ -209,6 +219,11 @@ async def write(connection: AsyncConnection, changes: Changes) -> None:
         )
         | arrays("parked", _PARKED, [(p.subject, p.message_id, p.reason, p.message) for p in changes.parked]),
     )
+
+
+async def write_afterwards(connection: AsyncConnection, changes: Changes) -> None:
+    """Adds to results that are there, each once; what is told twice stays as it was told first."""
+    await connection.execute(_WRITE_AFTERWARDS, arrays("told", _AFTERWARDS, changes.afterwards))
 
 
 def _columns(row: Row) -> tuple[Any, ...]:

@@ -22,23 +22,26 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from crucible.v1 import containment_pb2 as crucible_dot_v1_dot_containment__pb2
 from crucible.v1 import event_pb2 as crucible_dot_v1_dot_event__pb2
 from crucible.v1 import execution_pb2 as crucible_dot_v1_dot_execution__pb2
 from crucible.v1 import executor_pb2 as crucible_dot_v1_dot_executor__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"crucible/internal/v1/attempt.proto\x12\x14\x63rucible.internal.v1\x1a\x17\x63rucible/v1/event.proto\x1a\x1b\x63rucible/v1/execution.proto\x1a\x1a\x63rucible/v1/executor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x04\n\x0e\x41ttemptMessage\x12#\n\revaluation_id\x18\x01 \x01(\tR\x0c\x65valuationId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05token\x18\x03 \x01(\tR\x05token\x12\x10\n\x03run\x18\x04 \x01(\tR\x03run\x12\x16\n\x06number\x18\x05 \x01(\x05R\x06number\x12:\n\x08\x65xecutor\x18\x06 \x01(\x0b\x32\x1e.crucible.v1.ExecutorReferenceR\x08\x65xecutor\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x30\n\x07started\x18\n \x01(\x0b\x32\x14.crucible.v1.StartedH\x00R\x07started\x12\x32\n\x06output\x18\x0b \x01(\x0b\x32\x18.crucible.v1.OutputChunkH\x00R\x06output\x12@\n\routput_elided\x18\x0c \x01(\x0b\x32\x19.crucible.v1.OutputElidedH\x00R\x0coutputElided\x12\x30\n\x05usage\x18\r \x01(\x0b\x32\x18.crucible.v1.UsageSampleH\x00R\x05usage\x12?\n\x08\x66inished\x18\x0e \x01(\x0b\x32!.crucible.internal.v1.RunFinishedH\x00R\x08\x66inishedB\x06\n\x04kind\"\xce\x01\n\x0bRunFinished\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1c.crucible.v1.ExecutionResultH\x00R\x06result\x12\x36\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x1e.crucible.internal.v1.RunFaultH\x00R\x05\x66\x61ult\x12#\n\rstdout_object\x18\x03 \x01(\tR\x0cstdoutObject\x12#\n\rstderr_object\x18\x04 \x01(\tR\x0cstderrObjectB\x05\n\x03\x65nd\"\\\n\x08RunFault\x12\x38\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\".crucible.v1.ExecutionResult.CauseR\x05\x63\x61use\x12\x16\n\x06\x64\x65tail\x18\x02 \x01(\tR\x06\x64\x65tailb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"crucible/internal/v1/attempt.proto\x12\x14\x63rucible.internal.v1\x1a\x1d\x63rucible/v1/containment.proto\x1a\x17\x63rucible/v1/event.proto\x1a\x1b\x63rucible/v1/execution.proto\x1a\x1a\x63rucible/v1/executor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x04\n\x0e\x41ttemptMessage\x12#\n\revaluation_id\x18\x01 \x01(\tR\x0c\x65valuationId\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x14\n\x05token\x18\x03 \x01(\tR\x05token\x12\x10\n\x03run\x18\x04 \x01(\tR\x03run\x12\x16\n\x06number\x18\x05 \x01(\x05R\x06number\x12:\n\x08\x65xecutor\x18\x06 \x01(\x0b\x32\x1e.crucible.v1.ExecutorReferenceR\x08\x65xecutor\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x30\n\x07started\x18\n \x01(\x0b\x32\x14.crucible.v1.StartedH\x00R\x07started\x12\x32\n\x06output\x18\x0b \x01(\x0b\x32\x18.crucible.v1.OutputChunkH\x00R\x06output\x12@\n\routput_elided\x18\x0c \x01(\x0b\x32\x19.crucible.v1.OutputElidedH\x00R\x0coutputElided\x12\x30\n\x05usage\x18\r \x01(\x0b\x32\x18.crucible.v1.UsageSampleH\x00R\x05usage\x12?\n\x08\x66inished\x18\x0e \x01(\x0b\x32!.crucible.internal.v1.RunFinishedH\x00R\x08\x66inished\x12@\n\x07removed\x18\x0f \x01(\x0b\x32$.crucible.internal.v1.SandboxRemovedH\x00R\x07removedB\x06\n\x04kind\"C\n\x0eSandboxRemoved\x12\x31\n\x04look\x18\x01 \x01(\x0b\x32\x1d.crucible.v1.Containment.LookR\x04look\"\xce\x01\n\x0bRunFinished\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32\x1c.crucible.v1.ExecutionResultH\x00R\x06result\x12\x36\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x1e.crucible.internal.v1.RunFaultH\x00R\x05\x66\x61ult\x12#\n\rstdout_object\x18\x03 \x01(\tR\x0cstdoutObject\x12#\n\rstderr_object\x18\x04 \x01(\tR\x0cstderrObjectB\x05\n\x03\x65nd\"\\\n\x08RunFault\x12\x38\n\x05\x63\x61use\x18\x01 \x01(\x0e\x32\".crucible.v1.ExecutionResult.CauseR\x05\x63\x61use\x12\x16\n\x06\x64\x65tail\x18\x02 \x01(\tR\x06\x64\x65tailb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'crucible.internal.v1.attempt_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ATTEMPTMESSAGE']._serialized_start=176
-  _globals['_ATTEMPTMESSAGE']._serialized_end=731
-  _globals['_RUNFINISHED']._serialized_start=734
-  _globals['_RUNFINISHED']._serialized_end=940
-  _globals['_RUNFAULT']._serialized_start=942
-  _globals['_RUNFAULT']._serialized_end=1034
+  _globals['_ATTEMPTMESSAGE']._serialized_start=207
+  _globals['_ATTEMPTMESSAGE']._serialized_end=828
+  _globals['_SANDBOXREMOVED']._serialized_start=830
+  _globals['_SANDBOXREMOVED']._serialized_end=897
+  _globals['_RUNFINISHED']._serialized_start=900
+  _globals['_RUNFINISHED']._serialized_end=1106
+  _globals['_RUNFAULT']._serialized_start=1108
+  _globals['_RUNFAULT']._serialized_end=1200
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 What an executor reports of its runs, over JetStream, subject `crucible.attempts.<evaluation>`."""
 
+from crucible.v1 import containment_pb2 as _containment_pb2
 from crucible.v1 import event_pb2 as _event_pb2
 from crucible.v1 import execution_pb2 as _execution_pb2
 from crucible.v1 import executor_pb2 as _executor_pb2
@@ -41,6 +42,7 @@ class AttemptMessage(_message.Message):
     OUTPUT_ELIDED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     evaluation_id: _builtins.str
     """Which evaluation."""
     attempt: _builtins.int
@@ -79,6 +81,12 @@ class AttemptMessage(_message.Message):
     def finished(self) -> Global___RunFinished:
         """The run's last message."""
 
+    @_builtins.property
+    def removed(self) -> Global___SandboxRemoved:
+        """Its sandbox is gone. Only of a run with a verdict, after it; it has no number, and is published once, with
+        `Nats-Msg-Id` = `<run>.removed`.
+        """
+
     def __init__(
         self,
         *,
@@ -94,16 +102,41 @@ class AttemptMessage(_message.Message):
         output_elided: _event_pb2.OutputElided | None = ...,
         usage: _event_pb2.UsageSample | None = ...,
         finished: Global___RunFinished | None = ...,
+        removed: Global___SandboxRemoved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "executor", b"executor", "finished", b"finished", "kind", b"kind", "output", b"output", "output_elided", b"output_elided", "started", b"started", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "executor", b"executor", "finished", b"finished", "kind", b"kind", "output", b"output", "output_elided", b"output_elided", "removed", b"removed", "started", b"started", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "evaluation_id", b"evaluation_id", "executor", b"executor", "finished", b"finished", "kind", b"kind", "number", b"number", "output", b"output", "output_elided", b"output_elided", "run", b"run", "started", b"started", "token", b"token", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "evaluation_id", b"evaluation_id", "executor", b"executor", "finished", b"finished", "kind", b"kind", "number", b"number", "output", b"output", "output_elided", b"output_elided", "removed", b"removed", "run", b"run", "started", b"started", "token", b"token", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "output", "output_elided", "usage", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "output", "output_elided", "usage", "finished", "removed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___AttemptMessage: _TypeAlias = AttemptMessage  # noqa: Y015
+
+@_typing.final
+class SandboxRemoved(_message.Message):
+    """What was left of a sandbox."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def look(self) -> _containment_pb2.Containment.Look:
+        """A look from the host."""
+
+    def __init__(
+        self,
+        *,
+        look: _containment_pb2.Containment.Look | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["look", b"look"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["look", b"look"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SandboxRemoved: _TypeAlias = SandboxRemoved  # noqa: Y015
 
 @_typing.final
 class RunFinished(_message.Message):
