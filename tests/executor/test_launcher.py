@@ -1,0 +1,490 @@
+"""The privileged half: what it refuses, what it is, and that nothing outlives what it should, whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import pytest
+
+from crucible_executor.sandbox import cgroup, leftovers
+from crucible_executor.sandbox.gvisor import spec
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
+from crucible_executor.sandbox.gvisor.link import LauncherLostError
+from crucible_executor.sandbox.image import ImageStore
+from crucible_executor.sandbox.launcher import wire
+from crucible_executor.sandbox.launcher.privileges import Account, PrivilegeError, status
+from crucible_executor.sandbox.launcher.process import start_launcher
+from crucible_executor.sandbox.launcher.server import kept
+from crucible_executor.sandbox.port import Outcome, SandboxFault
+from crucible_executor.sandbox.run import run_program
+from crucible_local.confinement import first_closed
+from crucible_local.options import NOBODY, closed_code
+from crucible_testkit import NatsServer
+from crucible_testkit.child import Child
+from crucible_testkit.scratch import scratch_folder
+
+from .conftest import LIMITS, MIB, SLOWNESS, Collected, open_descriptors, program
+from .conftest import leftovers as left_on
+from .service_harness import environment, job, platform_on
+
+SLEEPER = program("print('up', flush=True)\nimport time\ntime.sleep(1000)")
+SERVICE = Path(__file__).with_name("launcher_service.py")
+ACCOUNT = "daemon"
+"""A system user that every Debian and Ubuntu has, and that nothing runs as."""
+SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+
+
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for something that happens soon."""
+    async with asyncio.timeout(seconds * SLOWNESS):
+        while not condition():  # noqa: ASYNC110 - what is waited for is the machine's, it sets no event
+            await asyncio.sleep(0.02)
+
+
+def groups(config: GvisorConfig, pattern: str = "*/*") -> list[Path]:
+    """The control groups of sandboxes on a ground, in each hierarchy; not those of supervisors."""
+    mounts = (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())
+    found = {group for mount in mounts for group in mount.glob(f"{config.cgroup_parent}/{pattern}") if group.is_dir()}
+    return sorted(group for group in found if group.name != cgroup.SUPERVISORS)
+
+
+def members(config: GvisorConfig) -> set[int]:
+    """Processes in the control groups of sandboxes."""
+    return {pid for group in groups(config) for pid in cgroup.read_pids(group)}
+
+
+async def running(driver: GvisorDriver) -> Any:  # noqa: ANN401 - a sandbox
+    sink = Collected()
+    sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+    await sandbox.deliver(SLEEPER, LIMITS, sink)
+    await until(lambda: sink.stdout == b"up\n")
+    return sandbox
+
+
+# What it refuses
+
+
+class Line:
+    """The service's end of the line in the hands of somebody who sends what he likes."""
+
+    def __init__(self, config: GvisorConfig) -> None:
+        self.process = start_launcher(config.for_launcher())
+        self.socket = self.process.socket
+        self.socket.settimeout(60 * SLOWNESS)
+        self._number = 0
+
+    def hear(self) -> dict[str, Any]:
+        """The next packet but those about ends; empty when the launcher hung up."""
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, wire.ANSWER_BYTES, len(wire.DESCRIPTORS))
+            for descriptor in descriptors:
+                os.close(descriptor)
+            packet = json.loads(data or b"{}")
+            if packet.get("event") != "ended":
+                return packet
+
+    def ask(self, request: str, identity: str, **fields: object) -> dict[str, Any]:
+        """A request that is well formed, and its answer."""
+        self._number += 1
+        self.socket.send(wire.pack({"op": request, "id": identity, "n": self._number, **fields}))
+        answer = self.hear()
+        assert answer.pop("n") == self._number
+        return answer
+
+    async def send_until_nobody_listens(self, packet: bytes) -> None:
+        """Send it again and again, and take no answer."""
+        with contextlib.suppress(BlockingIOError):
+            for count in range(1_000_000):
+                self.socket.send(packet)
+                if count % 100 == 0:
+                    await asyncio.sleep(0.01)
+            pytest.fail("it listens for ever")
+
+    def boot(self, identity: str, **other: object) -> dict[str, Any]:
+        return self.ask(
+            "boot", identity, **({"runtime": "python", "disk_bytes": LIMITS.disk_bytes, "ahead": False} | other)
+        )
+
+    def claim(self, identity: str, **other: object) -> dict[str, Any]:
+        usual = {"wall_time": 5.0, "memory_bytes": 64 * MIB, "processes": 64}
+        return self.ask("claim", identity, **(usual | other))
+
+
+@contextmanager
+def line_to(config: GvisorConfig) -> Generator[Line]:
+    line = Line(config)
+    try:
+        assert line.hear()["event"] == "opened"
+        yield line
+    finally:
+        line.socket.close()
+        assert line.process.process.wait(60 * SLOWNESS) == 0
+
+
+GOOD = {"op": "boot", "id": "0" * 32, "n": 1, "runtime": "python", "disk_bytes": 1 << 20, "ahead": False}
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"\xff",
+        b"[" * 4000,
+        b"[1]",
+        wire.pack(GOOD | {"op": "exec"}),
+        wire.pack(GOOD | {"id": "../../../../etc/crucible"}),
+        wire.pack(GOOD | {"id": "0" * 32 + "\n"}),
+        wire.pack(GOOD | {"n": 0}),
+        wire.pack(GOOD | {"ahead": 1}),
+        wire.pack(GOOD | {"spec": "{}"}),
+        wire.pack({"op": "kill", "id": "0" * 32, "n": 1}),
+        wire.pack(GOOD | {"runtime": "x" * wire.REQUEST_BYTES}),
+    ],
+    ids=["bytes", "deep", "list", "op", "path", "newline", "unnumbered", "type", "field", "numbered", "oversized"],
+)
+def test_what_is_no_request_ends_the_line(sandbox_config: GvisorConfig, packet: bytes) -> None:
+    with line_to(sandbox_config) as line:
+        line.socket.send(packet)
+        assert line.hear() == {}
+
+
+def test_what_a_runtime_does_not_allow_is_refused(sandbox_config: GvisorConfig, images: ImageStore) -> None:
+    ours, other, none = (token_hex(16) for _ in range(3))
+    most = images.index().runtimes["python"].definition.limits.maximum.as_limits()
+    with line_to(replace(sandbox_config, most_sandboxes=2)) as line:
+        for runtime in ("cobol", "../python", ""):
+            assert line.boot(ours, runtime=runtime)["fault"] == "IMAGE"
+            assert line.ask("close", ours)["after"] is None
+        for disk_bytes in (0, -1, most.disk_bytes + 1):
+            assert "disk_bytes" in line.boot(ours, disk_bytes=disk_bytes)["detail"]
+            line.ask("close", ours)
+        assert "no such sandbox" in line.claim(none)["detail"]
+        assert line.boot(ours)["digest"] == images.find("python")[0].digest
+        assert "already" in line.boot(ours)["detail"]
+        assert line.boot(other)["digest"]
+        assert "no more" in line.boot(none)["detail"]
+        written = [path.read_text() for path in sandbox_config.state_root.glob("*/*/bundle/config.json")]
+        assert len(written) == 2
+        for refused in (
+            {"wall_time": float("nan")},
+            {"wall_time": float("inf")},
+            {"wall_time": most.wall_time + 1},
+            {"memory_bytes": most.memory_bytes + 1},
+            {"memory_bytes": 0},
+            {"processes": most.processes + 1},
+        ):
+            assert next(iter(refused)) in line.claim(ours, **refused)["detail"]
+        assert line.claim(ours) == {}
+        assert "already" in line.claim(ours)["detail"]
+        assert line.ask("end", ours) == {}
+        assert "already" in line.claim(ours)["detail"]
+        assert "fault" in line.ask("inspect", ours)
+        assert "already" in line.boot(ours)["detail"]
+        assert line.ask("close", ours)["after"] is None
+        assert line.ask("close", ours)["after"] is None
+    # Nothing but the runtime and the size of the disk is in a specification.
+    assert json.loads(written[0]) == json.loads(written[1])
+    assert not any(identity in text for identity in (ours, other) for text in written)
+    definition = images.index().runtimes["python"].definition
+    assert json.loads(written[0])["process"]["args"] == spec.launcher_command(definition)
+
+
+async def test_a_service_that_asks_and_never_listens_moves_no_deadline(sandbox_config: GvisorConfig) -> None:
+    with line_to(replace(sandbox_config, unclaimed_age=4 * SLOWNESS)) as line:
+        identity = token_hex(16)
+        assert line.boot(identity)["digest"]
+        await until(lambda: len(members(sandbox_config)) >= 1)
+        line.socket.setblocking(False)
+        question = wire.pack(
+            {"op": "claim", "id": "0" * 32, "n": 9, "wall_time": 1.0, "memory_bytes": 1, "processes": 1}
+        )
+        await line.send_until_nobody_listens(question)
+        resident = int(status(line.process.process.pid)["VmRSS"].split()[0])
+        assert resident < 100_000  # kB: answers do not pile up
+        await until(lambda: not members(sandbox_config))
+        line.socket.settimeout(60 * SLOWNESS)
+
+
+# Who dies
+
+
+def start_service(config: GvisorConfig, *, wall_time: float, heir: bool = False) -> subprocess.Popen[bytes]:
+    raw = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+    chosen = json.dumps({"config": raw, "wall_time": wall_time, "heir": heir})
+    return subprocess.Popen([sys.executable, str(SERVICE), chosen], stdout=subprocess.PIPE)
+
+
+async def heard(service: subprocess.Popen[bytes]) -> str:
+    assert service.stdout is not None
+    async with asyncio.timeout(90 * SLOWNESS):
+        return (await asyncio.to_thread(service.stdout.readline)).decode().strip()
+
+
+@contextmanager
+def sleeping() -> Generator[subprocess.Popen[bytes]]:
+    """A process that is nobody's business."""
+    with subprocess.Popen(["sleep", "300"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def ended(service: subprocess.Popen[bytes]) -> Generator[None]:
+    try:
+        yield
+    finally:
+        service.kill()
+        service.wait()
+        assert service.stdout is not None
+        service.stdout.close()
+
+
+async def test_a_deadline_comes_while_the_service_is_stopped(sandbox_config: GvisorConfig) -> None:
+    service = start_service(replace(sandbox_config, deadline_grace=0.5), wall_time=1.5 * SLOWNESS)
+    with ended(service):
+        assert await heard(service) == "up"
+        service.send_signal(signal.SIGSTOP)
+        assert members(sandbox_config)
+        await until(lambda: not members(sandbox_config))
+        assert groups(sandbox_config)  # nobody but the launcher did it, and it kept the figures
+        service.kill()
+        await until(lambda: left_on(sandbox_config) == [])
+
+
+async def test_a_killed_service_leaves_nothing_though_another_holds_its_line(sandbox_config: GvisorConfig) -> None:
+    service = start_service(sandbox_config, wall_time=60, heir=True)
+    with ended(service):
+        heir = int(await heard(service))
+        try:
+            assert await heard(service) == "up"
+            service.kill()
+            await until(lambda: left_on(sandbox_config) == [])
+        finally:
+            os.kill(heir, signal.SIGKILL)
+
+
+async def die_beside(config: GvisorConfig, images: ImageStore) -> None:
+    """An executor with one busy and one waiting sandbox, until its launcher is killed."""
+    async with open_driver(config, images) as driver:
+        sandbox = await running(driver)
+        waiting = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+        await asyncio.sleep(1.2)  # the neighbour sweeps, and leaves the living alone
+        assert sandbox.alive
+        assert waiting.alive
+        os.kill(driver.launcher_pid, signal.SIGKILL)
+        with pytest.raises(LauncherLostError):
+            await driver.lost()
+        with pytest.raises(SandboxFault):
+            await sandbox.observe()
+        with pytest.raises(LauncherLostError):
+            await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+
+
+async def test_the_sandboxes_of_a_killed_launcher_are_gone_and_a_neighbour_removes_what_is_left(
+    sandbox_config: GvisorConfig, images: ImageStore
+) -> None:
+    """Two executors side by side: one's death is the other's to clean up, within an interval, and nothing else."""
+    neighbour = replace(sandbox_config, instance=token_hex(4), sweep_interval=0.5)
+    async with open_driver(neighbour, images) as other:
+        beside = asyncio.create_task(
+            run_program(other, program("import time\ntime.sleep(4)\nprint('done')"), LIMITS, Collected()), name="beside"
+        )
+        mine = f"executor-{sandbox_config.instance}"
+        with pytest.raises(SandboxFault, match="launcher ended with -9"):
+            await die_beside(sandbox_config, images)
+        await until(lambda: not groups(sandbox_config, mine))
+        await until(lambda: not (sandbox_config.state_root / mine).exists())
+        verdict = await beside
+        assert verdict.outcome is Outcome.SUCCEEDED
+
+
+async def test_the_next_start_sweeps_what_a_dead_executor_left(
+    sandbox_config: GvisorConfig, images: ImageStore
+) -> None:
+    service = start_service(sandbox_config, wall_time=60)
+    with ended(service):
+        assert await heard(service) == "up"
+        (launcher,) = children(service.pid)
+        os.kill(launcher, signal.SIGKILL)
+        service.kill()
+    await until(lambda: not members(sandbox_config))  # they go with their launcher
+    dead = groups(sandbox_config)
+    assert dead
+    with sleeping() as straggler:
+        for group in dead:
+            cgroup.move(straggler.pid, group)
+        async with open_driver(replace(sandbox_config, instance=token_hex(4)), images):
+            assert straggler.wait(30 * SLOWNESS) == -signal.SIGKILL
+            assert not [group for group in dead if group.exists()]
+    assert left_on(sandbox_config) == []
+
+
+# Strangers
+
+
+def test_what_merely_looks_like_an_executors_is_never_touched(sandbox_config: GvisorConfig) -> None:
+    root = sandbox_config.state_root
+    for name in ("executor-00000001", "executor-00000002", ".executor-00000003"):
+        (root / name).mkdir(parents=True)
+        (root / name / "theirs").write_text("theirs")
+    (root / "executor-00000002" / "lock").write_text("executor-00000001 is a folder of Crucible's\n")
+    (root / "executor-00000004").write_text("a file")
+    (root / "executor-00000005").symlink_to(root / "executor-00000001")
+    mounts = [root.parent for root in groups(replace(sandbox_config, cgroup_parent="crucible"), "")]
+    folders = [mount / sandbox_config.cgroup_parent / "executor-00000001" / "theirs" for mount in mounts]
+    before = {path: path.lstat().st_ino for path in root.rglob("*")}
+    with sleeping() as stranger:
+        try:
+            for folder in folders:
+                folder.mkdir(parents=True)
+                cgroup.move(stranger.pid, folder)
+            assert leftovers.sweep(root, sandbox_config.cgroup_parent) == []
+            assert stranger.poll() is None
+            assert {
+                path: path.lstat().st_ino for path in root.rglob("*") if path.name != "lock" or path in before
+            } == before
+        finally:
+            stranger.kill()
+            stranger.wait()
+            for folder in folders:
+                for group in (folder, folder.parent, folder.parent.parent):
+                    cgroup.remove(group)
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def test_a_number_that_became_a_strangers_is_not_killed() -> None:
+    descriptors = open_descriptors()
+    with sleeping() as process:
+        answers = [{process.pid, 0}, set[int]()]
+        cgroup.kill_members(lambda: answers.pop(0))
+        assert process.poll() is None
+        cgroup.kill_members(lambda: {process.pid, 0})
+        assert process.wait() == -signal.SIGKILL
+    cgroup.kill_members(lambda: {process.pid})
+    assert open_descriptors() <= descriptors
+
+
+# The process that users run
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text(encoding="ascii").split()
+    ]
+
+
+def variables_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+
+
+def instance_of(launcher: int) -> str:
+    words = Path(f"/proc/{launcher}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    return f"executor-{json.loads(words[-1])['instance']}"
+
+
+def python_for_all() -> tuple[str, str]:
+    """A Python that any account may read, and its PYTHONPATH: our own where it can, else the distribution's."""
+    if not closed_code():
+        return sys.executable, ""
+    release = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = f"/usr/bin/python{release}"
+    if not Path(python).exists():
+        pytest.skip(f"neither {sys.executable} nor {python} is there for every user to run")
+    folders = [folder for folder in sys.path if Path(folder).is_dir() and not first_closed([folder], NOBODY)]
+    return python, os.pathsep.join(folders)
+
+
+def an_executor(python: str, nats: NatsServer, images: ImageStore, folder: Path, **settings: str) -> Child:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CRUCIBLE_", "OTEL_"))}
+    env = inherited | environment(nats.url, folder) | {"CRUCIBLE_RUNTIMES_DIR": str(images.folder)} | settings
+    return Child([python, "-P", "-m", "crucible_executor"], log=folder / "executor.log", env=env)
+
+
+async def test_the_service_has_no_privilege_the_launcher_few_and_a_stop_lets_programs_end(
+    images: ImageStore, fresh_nats: NatsServer
+) -> None:
+    python, path = python_for_all()
+    settings = {"CRUCIBLE_USER": ACCOUNT, "CRUCIBLE_GRACE_SECONDS": str(20 * SLOWNESS), "PYTHONPATH": path}
+    account = Account.named(ACCOUNT)
+    with scratch_folder() as folder:
+        (folder / "objects").mkdir()
+        os.chown(folder / "objects", account.uid, account.gid)
+        child = an_executor(python, fresh_nats, images, folder, **settings)
+        await live_and_stop(child, account, fresh_nats)
+
+
+async def live_and_stop(child: Child, account: Account, nats: NatsServer) -> None:
+    """Its processes are looked at, a program runs, and ends after the executor was asked to stop."""
+    async with platform_on(nats.url) as platform:
+        child.start()
+        try:
+            await platform.until(lambda: len(platform.heartbeats) > 1)
+            (launcher,) = children(child.pid)
+            service, privileged = status(child.pid), status(launcher)
+            assert set(service["Uid"].split()) == {str(account.uid)}
+            assert {int(service[name], 16) for name in SETS} == {0}
+            assert service["NoNewPrivs"] == "1"
+            assert service["Groups"] == ""
+            assert set(service["Gid"].split()) == {str(account.gid)}
+            mask = sum(1 << number for number in kept())
+            assert [int(privileged[name], 16) for name in SETS] == [0, mask, mask, mask, 0]
+            assert (privileged["NoNewPrivs"], privileged["Uid"].split()[0]) == ("1", "0")
+            assert not [name for name in variables_of(launcher) if name.startswith("CRUCIBLE_")]
+            busy = job("print('up', flush=True)\nimport time\ntime.sleep(2)\nprint('done')")
+            await platform.publish_job(busy)
+            await platform.until(lambda: any(each.WhichOneof("kind") == "output" for each in platform.of(busy)))
+            instance = instance_of(launcher)
+            child.send(signal.SIGTERM)
+            assert (await platform.finished(busy)).result.stdout.text == "up\ndone\n"
+            assert await asyncio.to_thread(child.wait, 60 * SLOWNESS) == 0
+            assert not (Path("/run/crucible") / instance).exists()
+        finally:
+            child.kill()
+
+
+async def test_an_executor_that_lost_its_launcher_ends_with_a_clear_line_and_starts_again(
+    images: ImageStore, fresh_nats: NatsServer, tmp_path: Path
+) -> None:
+    child = an_executor(sys.executable, fresh_nats, images, tmp_path)
+    async with platform_on(fresh_nats.url) as platform:
+        child.start()
+        try:
+            await platform.until(lambda: len(platform.heartbeats) > 1)
+            (launcher,) = children(child.pid)
+            instance = instance_of(launcher)
+            os.kill(launcher, signal.SIGKILL)
+            assert await asyncio.to_thread(child.wait, 60 * SLOWNESS) == 70
+            lines = [json.loads(line) for line in child.log.read_text().splitlines() if line.startswith("{")]
+            assert [each for each in lines if "launcher" in json.dumps(each) and each["level"] in ("error", "critical")]
+            assert "Traceback (most recent call last)" not in child.log.read_text().replace("\\n", "\n").split("{")[-1]
+            before = len(platform.heartbeats)
+            child.start()
+            await platform.until(lambda: len(platform.heartbeats) > before + 1)
+            assert not (Path("/run/crucible") / instance).exists()
+            child.send(signal.SIGTERM)
+            assert await asyncio.to_thread(child.wait, 60 * SLOWNESS) == 0
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize("name", ["root", "nobody", "nobody-has-this-name"])
+def test_an_account_that_separates_nothing_is_refused(name: str) -> None:
+    with pytest.raises(PrivilegeError, match=name):
+        Account.named(name)
