@@ -1,6 +1,7 @@
 """What a newcomer's first calls must answer."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ def test_the_first_call_answers_with_a_verdict(stack: Stack) -> None:
     assert float(result["usage"]["wallTime"].rstrip("s")) > 0
     assert float(result["usage"]["cpuTime"].rstrip("s")) > 0
     assert int(result["usage"]["peakMemoryBytes"]) > 1_000_000
+    if Path("/proc/pressure/cpu").exists():
+        assert result["usage"]["pressure"]["scope"] in ("SANDBOX", "MACHINE")
+        assert float(result["usage"]["pressure"]["cpu"].rstrip("s")) >= 0
     timings = [result["timings"][name] for name in ("queued", "dispatched", "started", "ready", "finished")]
     assert timings == sorted(timings)
     assert len(result["imageDigest"]) == 64
@@ -89,6 +93,27 @@ def test_each_end_has_its_own_outcome(
     if outcome == "OUTPUT_EXCEEDED":
         assert result["stdout"]["sizeBytes"] == str(1024 * 1024)
         assert result["stdout"]["truncated"]
+
+
+def test_limits_that_a_program_may_meet_and_go_on_hold_inside(stack: Stack) -> None:
+    source = """
+import errno, os, time
+def meets(do):
+    try:
+        while True: do()
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+meets(lambda: os.fork() or time.sleep(60))
+meets(lambda: os.dup(0))
+print(os.sysconf("SC_OPEN_MAX"))
+os.closerange(3, 32)
+for place in ("/work/big", "/tmp/big", "/dev/shm/big"):
+    file = open(place, "wb", buffering=0)
+    meets(lambda: file.write(bytes(1 << 20)))
+"""
+    limits = {"processes": 8, "openFiles": 32, "diskBytes": str(4 << 20)}
+    result = stack.run({"runtime": "python", "source": source, "limits": limits})["result"]
+    assert result["stdout"]["text"].split() == ["EAGAIN", "EMFILE", "32", "ENOSPC", "ENOSPC", "ENOSPC"]
 
 
 def test_a_memory_hog_that_touches_its_memory_is_out_of_memory(stack: Stack) -> None:

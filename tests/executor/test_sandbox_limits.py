@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import pytest
 
-from crucible_executor.sandbox.port import Cause, Outcome
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
+from crucible_executor.sandbox.image import ImageStore
+from crucible_executor.sandbox.port import Cause, Outcome, SandboxLimits, Verdict
 
-from .conftest import MIB, Run
+from .conftest import LIMITS, MIB, SLOWNESS, Collected, Run, program
 
 
 async def test_an_endless_loop_meets_the_cpu_limit(run: Run) -> None:
@@ -238,3 +243,32 @@ print(socket.gethostname(), [i[1] for i in socket.if_nameindex()])
     assert lines[0].startswith("65534 65534 ")
     assert set(lines[1]) <= set("['0, ]")
     assert lines[2:] == ["-1 -1 -1", "sandbox ['lo']"]
+
+
+async def judged_after_a_pause(driver: GvisorDriver, source: str, limits: SandboxLimits) -> Verdict:
+    """The verdict of a program during which this process stood still, as on a machine that is too busy."""
+    sandbox = await driver.boot("python", disk_bytes=limits.disk_bytes)
+    try:
+        await sandbox.deliver(program(source), limits, Collected())
+        time.sleep(limits.wall_time + 1.5 * SLOWNESS)  # noqa: ASYNC251 - nothing may run meanwhile
+        return await sandbox.observe()
+    finally:
+        await sandbox.close()
+
+
+async def test_a_program_that_ended_in_time_is_judged_by_its_end_however_late_that_is_seen(
+    driver: GvisorDriver,
+) -> None:
+    limits = replace(LIMITS, wall_time=2 * SLOWNESS)
+    verdict = await judged_after_a_pause(driver, "import os, time; time.sleep(0.2); os._exit(7)", limits)
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.NONZERO_EXIT, 7)
+
+
+async def test_a_deadline_that_the_launcher_kept_is_the_limit_of_wall_time(
+    sandbox_config: GvisorConfig, images: ImageStore
+) -> None:
+    async with open_driver(replace(sandbox_config, deadline_grace=0.2), images) as driver:
+        limits = replace(LIMITS, wall_time=0.5 * SLOWNESS)
+        verdict = await judged_after_a_pause(driver, "import time; time.sleep(100)", limits)
+    assert (verdict.outcome, verdict.cause) == (Outcome.WALL_TIME_EXCEEDED, Cause.LIMIT)
+    assert verdict.findings == (Outcome.WALL_TIME_EXCEEDED,)

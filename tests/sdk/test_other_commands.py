@@ -90,6 +90,20 @@ async def test_get_shows_all_about_one(platform: RecordedPlatform, crucible: Com
     assert b"\x1b[32mSUCCEEDED" in (await crucible.on_terminal("get", ID)).stdout
 
 
+async def test_get_shows_what_held_a_program_up(platform: RecordedPlatform, crucible: Command) -> None:
+    final = completed()
+    usage = final.result.usage
+    usage.throttled_time.FromMilliseconds(1500)
+    usage.pressure.scope = usage.pressure.MACHINE
+    usage.pressure.cpu.FromMilliseconds(250)
+    usage.pressure.io.FromMilliseconds(0)
+    platform.always("GetEvaluation", final)
+    (line,) = [row for row in (await crucible("get", ID)).stdout.decode().splitlines() if row.startswith("waited")]
+    assert re.fullmatch(r"waited +1.5\d* s throttled, (0.25 s|250 ms) for cpu, counted over the whole machine", line)
+    shown = json.loads((await crucible("get", "--json", ID)).stdout)["result"]["usage"]
+    assert (shown["throttledTime"], shown["pressure"]) == ("1.500s", {"scope": "MACHINE", "cpu": "0.250s", "io": "0s"})
+
+
 async def test_watch_writes_events_as_they_come(platform: RecordedPlatform, crucible: Command) -> None:
     events = [
         queued(1),

@@ -17,6 +17,7 @@ import click
 from google.protobuf.message import Message
 
 from crucible.v1.containment_pb2 import Containment
+from crucible.v1.execution_pb2 import Pressure
 from crucible_client.cli.units import show_bytes, show_seconds
 from crucible_client.views import Evaluation, Event, Result, Status
 from crucible_contracts.proto_json import write_value
@@ -136,6 +137,7 @@ def page(evaluation: Evaluation) -> str:
             ("wall", show_seconds(result.wall_time)),
             ("cpu", show_seconds(result.cpu_time)),
             ("memory", show_bytes(result.peak_memory_bytes)),
+            ("waited", _waited(result)),
             ("executor", result.proto.executor.host),
             ("contained", _containment(result)),
             ("phases", _phases(result)),
@@ -145,6 +147,22 @@ def page(evaluation: Evaluation) -> str:
                 outputs.append(f"\n--- {name}, {show_bytes(output.size_bytes)}{', cut' if output.truncated else ''}")
                 outputs.append(clean(output.text).rstrip("\n"))
     return "\n".join([*(f"{name:<9} {value}" for name, value in rows if value), *outputs])
+
+
+def _waited(result: Result) -> str:
+    """What held the program up, as far as its machine's kernel counts it."""
+    usage = result.proto.usage
+    pressure = usage.pressure
+    held = (
+        ("throttled", usage.throttled_time),
+        ("for cpu", pressure.cpu),
+        ("for memory", pressure.memory),
+        ("for disks", pressure.io),
+    )
+    shown = [f"{show_seconds(time.ToNanoseconds() / 1e9)} {what}" for what, time in held if time.ToNanoseconds()]
+    if shown and pressure.scope == Pressure.MACHINE:
+        shown[-1] += ", counted over the whole machine"
+    return ", ".join(shown)
 
 
 def _containment(result: Result) -> str:

@@ -237,6 +237,8 @@ class GvisorSandbox:
         self._stop_watching()
         try:
             self._guest.poll()
+            if self._wait_status is None and self._kill is None and self._out_of_time():
+                self._kill = Kill.WALL_TIME  # this process was stopped meanwhile, and its launcher kept the deadline
             if self._wait_status is None or self._kill is not None:
                 await self._guest.end()
                 self._guest.poll()
@@ -294,10 +296,14 @@ class GvisorSandbox:
             self._ended.set()
 
     def _limit_reached(self, kill: Kill) -> None:
+        self._guest.poll()  # what ended before we came to look, ended by itself
         if not self._ended.is_set():
             self._kill = kill
             self._kill_now()
             self._end()
+
+    def _out_of_time(self) -> bool:
+        return self._wall_timer is not None and self._ended_at >= self._wall_timer.when()
 
     def _cpu_exceeded(self) -> None:
         self._limit_reached(Kill.CPU_TIME)
