@@ -38,15 +38,16 @@ class Page:
 
 
 class Redirect:
-    """Leads to another page."""
+    """Leads to another page; whoever does not follow reads a line."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, line: str) -> None:
         self._headers = (NO_STORE, ("location", location))
+        self._body = f"{line}\n".encode()
 
     async def handle(self, exchange: Exchange, variables: Mapping[str, str]) -> None:
         """302."""
         await exchange.refuse_body()
-        await exchange.answer(302, b"", TEXT, self._headers)
+        await exchange.answer(302, self._body, TEXT, self._headers)
 
 
 class Health:
