@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench import latency, phases, rates, sandbox, soak, standing
-from bench.baseline import COMMAND, BareRunsc, directory_root, require_tools
+from bench.baseline import COMMAND, BareRunsc, directory_root, executors_own, require_tools
 from bench.latency import Client
 from bench.report import Report
 from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, ImageStore
@@ -86,8 +86,7 @@ def whole(report: Report, sections: list[str], chosen: argparse.Namespace) -> No
             standing.measure_idle(report, client)
             standing.measure_work(report, client, max(1, chosen.runs // 4))
         if "rate" in sections:
-            image = ImageStore(chosen.images).find(RUNTIME)[1]
-            bare = BareRunsc(root, COMMAND, flags=rates.OWN_FLAGS, annotations=rates.erofs(image))
+            bare = executors_own(root.parent, *ImageStore(chosen.images).find(RUNTIME))
             asyncio.run(rates.measure_stack(report, stack.address, bare, count=chosen.runs, parallel=chosen.parallel))
         if "standing" in sections:
             standing.measure_memory(report, client, "after that work")

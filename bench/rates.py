@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from bench.baseline import BareRunsc
 from bench.latency import EXPECTED, PROGRAM, Submitter
@@ -17,21 +16,7 @@ from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits, 
 from crucible_executor.sandbox.run import run_program
 
 ROUNDS = 4
-OWN_FLAGS = (
-    "--platform=systrap",
-    "--network=none",
-    "--directfs=false",
-    "--overlay2=none",
-    "--ignore-cgroups=true",
-    "--oci-seccomp=true",
-)
-"""Those of the executor's that cost or save time."""
 HELLO = Program("python", (ProgramFile("main.py", PROGRAM.encode()),))
-
-
-def erofs(image: Path) -> dict[str, str]:
-    """The annotations that make an image the root."""
-    return {"dev.gvisor.spec.rootfs.source": str(image), "dev.gvisor.spec.rootfs.type": "erofs"}
 
 
 class Nowhere:
@@ -92,7 +77,7 @@ async def _compare(
         theirs.append(await _rate(count // ROUNDS, parallel, bare))
     report.heading(f"fresh sandboxes a second, {parallel} at once: {name}")
     report.figure("  crucible", statistics.median(mine))
-    report.figure("  bare loop of runsc run, same flags and image", statistics.median(theirs))
+    report.figure("  bare loop of runsc run, same flags, specification and image", statistics.median(theirs))
     ratio = statistics.median(one / other for one, other in zip(mine, theirs, strict=True))
     report.figure(f"  crucible / bare loop, {name}", ratio, "wanted: 0.95 or more")
 

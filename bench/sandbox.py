@@ -8,10 +8,10 @@ import shutil
 import time
 from pathlib import Path
 
-from bench.baseline import COMMAND, BareRunsc, directory_root
+from bench.baseline import COMMAND, BareRunsc, directory_root, executors_own
 from bench.latency import CALM_SECONDS, EXPECTED
 from bench.percentiles import percentile
-from bench.rates import HELLO, OWN_FLAGS, erofs, measure_driver
+from bench.rates import HELLO, measure_driver
 from bench.report import Report
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
 from crucible_executor.sandbox.image import ImageStore
@@ -100,7 +100,7 @@ async def measure(report: Report, images: Path, runs: int, parallel: int) -> Non
     try:
         with directory_root(path) as root:
             by_hand = BareRunsc(root, COMMAND)
-            own_flags = BareRunsc(root, COMMAND, flags=OWN_FLAGS, annotations=erofs(path))
+            own_flags = executors_own(root.parent, image, path)
             async with open_driver(config, store) as driver:
                 async with open_pool(driver, size=POOL_SIZE) as pool:
                     pool.keep({"python": limits.disk_bytes})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ class Lifetime(Generic[S]):
     async def until_stopped(self) -> None:
         """Returns when the process shall stop. Before it is reached a stop cancels the start-up instead."""
         self._serving = True
+        # What start-up made lasts as long as the process: no collection needs to walk through it and hold up calls.
+        gc.collect()
+        gc.freeze()
         await self.stopping.wait()
 
     @property

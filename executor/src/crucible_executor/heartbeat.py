@@ -23,7 +23,7 @@ from crucible_contracts.limits import HEARTBEAT_SECONDS
 ANSWER_SECONDS = HEARTBEAT_SECONDS
 """Time for an answer."""
 PACE_SECONDS = 0.05
-"""Between two heartbeats at least: pulls in quick succession share one."""
+"""From news to its heartbeat: pulls in quick succession share one, and a short program has ended undisturbed."""
 RETRY_SECONDS = 0.5
 """After a heartbeat that nobody answered."""
 
@@ -51,7 +51,7 @@ class Runs(Protocol):
 
 
 class Heart:
-    """Beats every L/5, at once when `beat_now` was called, and at once after a pause of this process."""
+    """Beats every L/5, soon after `beat_now` was called, and at once after a pause of this process."""
 
     def __init__(self, messaging: Messaging, announcement: heartbeat_pb2.ExecutorAnnouncement) -> None:
         self.answered = False
@@ -75,8 +75,10 @@ class Heart:
             self._now.clear()
             asked_at = time.monotonic()
             self.answered = await self._beat(runs, asked_at)
-            await asyncio.sleep(PACE_SECONDS if self.answered else RETRY_SECONDS)
-            await self._until(asked_at + HEARTBEAT_SECONDS if self.answered else 0.0)
+            if not self.answered:
+                await asyncio.sleep(RETRY_SECONDS)
+            elif await self._news(asked_at + HEARTBEAT_SECONDS):
+                await asyncio.sleep(PACE_SECONDS)
 
     async def listen(self, runs: Runs) -> None:
         """Subscribes to the nudges for this executor."""
@@ -112,10 +114,11 @@ class Heart:
                 runs.abandon(told.run, heartbeat_pb2.RunReply.Abandon.Name(told.abandon))
         return True
 
-    async def _until(self, due: float) -> None:
-        """Waits until `due` (monotonic) or until there is news. After a pause of the process `due` has passed."""
+    async def _news(self, due: float) -> bool:
+        """Waits until `due` (monotonic), which a pause of the process may have passed; whether there was news."""
         try:
             async with asyncio.timeout(max(0.0, due - time.monotonic())):
                 await self._now.wait()
         except TimeoutError:
-            return
+            return False
+        return True
