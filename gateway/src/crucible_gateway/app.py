@@ -89,7 +89,8 @@ def build_router(upstreams: Sequence[Upstream], drain: Drain) -> Router[Handler]
     }
     for path, handler in own.items():
         router.add("GET", parse_template(path), handler)
-    router.add("GET", ROOT, pages.Redirect("/docs", "Crucible: the API is documented at /docs and described by /openapi.json"))
+    line = "Crucible: the API is documented at /docs and described by /openapi.json"
+    router.add("GET", ROOT, pages.Redirect("/docs", line))
     return router
 
 
