@@ -89,7 +89,7 @@ def up(
     if as_json:
         click.echo(display.status_json(state, state.processes))
     else:
-        _announce(console, state)
+        _announce(console, state, known=options.client_config is not None)
     if foreground:
         _stay(options)
 
@@ -232,9 +232,13 @@ def _start(console: Console, options: StackOptions, timeout: float) -> StackStat
     return launched.state
 
 
-def _announce(console: Console, state: StackState) -> None:
+def _announce(console: Console, state: StackState, *, known: bool) -> None:
+    """`known`: the other commands find the stack by themselves."""
     gateway = state.addresses["gateway"]
     console.print(f"ready: {gateway} (API reference at {gateway}/docs)", highlight=False)
+    if not known:
+        urls = " ".join(f"CRUCIBLE_{name.upper()}_URL={state.addresses[name]}" for name in ("scheduler", "store"))
+        console.print(f"for the other commands and the SDK: export {urls}", highlight=False, soft_wrap=True)
     if "jaeger" in state.addresses:
         console.print(f"traces: {state.addresses['jaeger']}", highlight=False)
 
