@@ -129,6 +129,7 @@ def test_up_again_finds_the_stack_that_runs(stack: Stack) -> None:
     again = crucible("up", "--port-base", "0", layout=stack.layout)
     assert again.returncode == 0, again.stderr
     assert "is already running" in again.stderr
+    assert f"CRUCIBLE_STORE_URL={stack.state.addresses['store']}" in again.stderr, "how other commands find it"
     assert stack.state.supervisor == before
 
 
