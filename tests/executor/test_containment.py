@@ -182,6 +182,7 @@ def test_a_kernel_that_refuses_nothing_breaks_every_check() -> None:
 
 def test_every_check_belongs_to_one_look() -> None:
     assert sorted([*probe_set().checks, *posture.BEFORE, *AFTER]) == sorted(Check)
+    assert {check.value for check in Check} == set(Containment.Check.keys()) - {"CHECK_UNSPECIFIED"}
     weakened = {check for checks in (*TOLD.values(), *TOLD_AFTER.values()) for check in checks}
     assert weakened >= {*posture.BEFORE, *AFTER}
 

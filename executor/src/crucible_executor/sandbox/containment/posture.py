@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from crucible_executor.sandbox.cgroup import CgroupError
 from crucible_executor.sandbox.containment import agent
-from crucible_executor.sandbox.containment.report import Check, dump, judged
+from crucible_executor.sandbox.containment.report import Check, Look, dump, judged
 from crucible_executor.sandbox.gvisor.spec import SANDBOX_UID
 from crucible_executor.sandbox.launcher import privileges
 from crucible_executor.sandbox.launcher.catalogue import identity
@@ -38,6 +38,10 @@ BEFORE: Final = (
     Check.PROCESS_LIMIT,
 )
 """What `inspect` checks."""
+
+LOOKS_AGAIN: Final = 3
+AGAIN_SECONDS: Final = 0.002
+"""After a look at which something seemed to be wrong."""
 
 _NAMESPACES: Final = ("user", "mnt", "net", "ipc", "uts")
 _CAPABILITIES: Final = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
@@ -71,7 +75,25 @@ _HARMLESS_LINKS: Final = re.compile(
 
 
 def inspect(subject: Subject) -> dict[str, object]:
-    """A look at a sandbox that waits for its program, as JSON; raises OSError when it is gone."""
+    """A look at a sandbox that waits for its program, as JSON; raises OSError when it is gone.
+
+    What seems to be wrong is looked at again: a process that is just beginning or ending is not what it is otherwise,
+    and what is said here may stop a node.
+    """
+    look = _look(subject)
+    for _ in range(LOOKS_AGAIN):
+        if not look.broken:
+            break
+        time.sleep(AGAIN_SECONDS)
+        look = _look(subject)
+    if look.broken:
+        for pid in (subject.sentry, subject.supervisor):
+            if privileges.status(pid)["State"].startswith("Z"):
+                raise ProcessLookupError(f"process {pid} died meanwhile")
+    return dump(look)
+
+
+def _look(subject: Subject) -> Look:
     status = privileges.status(subject.sentry)
     links = _links(subject.sentry)
     wrong: dict[Check, str] = {
@@ -92,28 +114,28 @@ def inspect(subject: Subject) -> dict[str, object]:
         Check.MEMORY_LIMIT: _memory_limit,
         Check.PROCESS_LIMIT: _process_limit,
     }
-    return dump(judged(wrong | {check: look(subject) for check, look in looks.items()}))
+    return judged(wrong | {check: look(subject) for check, look in looks.items()})
 
 
 def inspect_after(subject: Subject) -> dict[str, object]:
     """A look for what is left of a sandbox that was removed, as JSON."""
     processes = [pid for pid in (subject.supervisor, subject.sentry) if _is_still(pid, subject.identity)]
-    try:
-        members = subject.cgroup.pids()
-    except CgroupError as error:
-        return dump(judged({Check.PROCESSES_GONE: str(error)}))
+    members = subject.cgroup.pids()
     groups = [file.parent for file in subject.cgroup.join_files if file.parent.exists()]
     left = sorted({*processes, *members})
-    return dump(
-        judged(
-            {
-                Check.PROCESSES_GONE: f"there are {', '.join(map(str, left))}" if left else "",
-                Check.CONTROL_GROUP_GONE: f"there is {', '.join(map(str, groups))}" if groups else "",
-                Check.FOLDER_GONE: f"there is {subject.folder}" if subject.folder.exists() else "",
-                Check.IMAGE_UNCHANGED: _changed(subject),
-            }
-        )
-    )
+    wrong = {
+        Check.PROCESSES_GONE: f"there are {', '.join(map(str, left))}" if left else "",
+        Check.CONTROL_GROUP_GONE: f"there is {', '.join(map(str, groups))}" if groups else "",
+        Check.FOLDER_GONE: f"there is {subject.folder}" if subject.folder.exists() else "",
+    }
+    try:
+        found = identity(subject.image.stat())
+    except FileNotFoundError:
+        found = ()
+    if found[:2] != subject.image_identity[:2]:  # an operator may build images while sandboxes run
+        return dump(judged(wrong, {Check.IMAGE_UNCHANGED: "another was put in its place, or none"}))
+    wrong[Check.IMAGE_UNCHANGED] = "" if found == subject.image_identity else "it was written to"
+    return dump(judged(wrong))
 
 
 # The sentry
@@ -155,9 +177,14 @@ def _root(subject: Subject) -> str:
 
 
 def _descriptors(subject: Subject, links: Mapping[str, str]) -> str:
-    allowed = {str(subject.image), *(str(subject.folder / name) for name in ("log", "panic"))}
+    allowed = {*_names(subject.image), *(str(subject.folder / name) for name in ("log", "panic"))}
     others = sorted({link for link in links.values() if link not in allowed and not _HARMLESS_LINKS.fullmatch(link)})
     return f"it holds {', '.join(others[:10])}" if others else ""
+
+
+def _names(image: Path) -> tuple[str, str]:
+    """Of a file that is held, and of one that was replaced since."""
+    return (str(image), f"{image} (deleted)")
 
 
 def _links(pid: int) -> dict[str, str]:
@@ -213,18 +240,15 @@ def _supervisor(subject: Subject) -> str:
 
 
 def _image(subject: Subject, links: Mapping[str, str]) -> str:
-    status = subject.image.stat()
-    if identity(status) != subject.image_identity:
-        return "the file is not the one that was verified"
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"others may write to {subject.image}"
-    held = [number for number, link in links.items() if link == str(subject.image)]
+    held = [number for number, link in links.items() if link in _names(subject.image)]
     if not held:
         return "the root is another"
     for number in held:
         found = Path(f"/proc/{subject.sentry}/fd/{number}").stat()
-        if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
-            return "the root is another file of this name"
+        if identity(found) != subject.image_identity:
+            return "the file is not the one that was verified"
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others may write to {subject.image}"
         flags = Path(f"/proc/{subject.sentry}/fdinfo/{number}").read_text(encoding="ascii").split("flags:", 1)[1]
         if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
             return "it is opened to be written"
@@ -280,11 +304,3 @@ def _is_still(pid: int, name: str) -> bool:
         return name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def _changed(subject: Subject) -> str:
-    try:
-        found = identity(subject.image.stat())
-    except FileNotFoundError:
-        return "it is gone"
-    return "" if found == subject.image_identity else "it is not the file that it was"

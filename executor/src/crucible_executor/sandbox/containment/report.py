@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 DETAIL_CHARS: Final = 500
@@ -112,20 +113,16 @@ class Containment:
         return (*self.inside.broken, *self.before.broken)
 
 
-def judged(wrong: Mapping[Check, str]) -> Look:
-    """A look made now, from what is wrong with each check: nothing where it held."""
-    return _look(
-        Finding(check, Found.BROKEN if why else Found.HELD, why[:DETAIL_CHARS]) for check, why in wrong.items()
-    )
+def judged(wrong: Mapping[Check, str], unknown: Mapping[Check, str] = MappingProxyType({})) -> Look:
+    """A look made now: what is wrong with each check, nothing where it held, and why others could not be made."""
+    findings = [Finding(check, Found.BROKEN if why else Found.HELD, why[:DETAIL_CHARS]) for check, why in wrong.items()]
+    findings += [Finding(check, Found.NOT_CHECKED, why[:DETAIL_CHARS]) for check, why in unknown.items()]
+    return Look(datetime.now(UTC), tuple(findings))
 
 
 def unchecked(checks: Iterable[Check], why: str) -> Look:
     """A look that could not be made."""
-    return _look(Finding(check, Found.NOT_CHECKED, why[:DETAIL_CHARS]) for check in checks)
-
-
-def _look(findings: Iterable[Finding]) -> Look:
-    return Look(datetime.now(UTC), tuple(findings))
+    return judged({}, dict.fromkeys(checks, why))
 
 
 def words(findings: Sequence[Finding]) -> str:

@@ -13,10 +13,11 @@ from typing import Any, Final
 from crucible_executor.sandbox.capture import CappedLog, PipeReader, PipeWriter
 from crucible_executor.sandbox.cgroup import Cgroup
 from crucible_executor.sandbox.cleanup import Cleanup
+from crucible_executor.sandbox.containment.report import Check, dump, judged
 from crucible_executor.sandbox.gvisor.exit_events import ExitEvents
 from crucible_executor.sandbox.gvisor.link import LauncherLostError, Link
 from crucible_executor.sandbox.launcher.wire import DESCRIPTORS
-from crucible_executor.sandbox.port import SandboxLimits
+from crucible_executor.sandbox.port import SandboxFault, SandboxLimits
 
 LOG_BYTES: Final = 16 * 1024
 """Kept of each of runsc's logs; the rest is read and dropped."""
@@ -145,6 +146,9 @@ class Guest:
             self.after = (await self._link.ask("close", self.identity)).fields["after"]
         except LauncherLostError:
             return  # it ended with its launcher, and a later one sweeps what is left
+        except SandboxFault as fault:
+            self.after = dump(judged({Check.PROCESSES_GONE: fault.detail}))
+            raise
         finally:
             self._link.forget(self.identity)
 

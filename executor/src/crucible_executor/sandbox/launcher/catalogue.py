@@ -37,7 +37,7 @@ class Image:
     default: SandboxLimits
     maximum: SandboxLimits
     identity: tuple[int, ...] = ()
-    """Device, inode, size, time of change and mode of the file, once it was verified."""
+    """See `identity`, the function; once it was verified."""
 
 
 class Catalogue:
@@ -138,8 +138,8 @@ def _require_closed(path: Path, status: os.stat_result, *, what: str = "file") -
 
 
 def identity(status: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file is another or is written to: device, inode, size, time of change and mode."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_mode)
+    """Device and inode, which change when a file is another; size and time of change, when it is written to."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _key(digest: str, status: os.stat_result) -> str:

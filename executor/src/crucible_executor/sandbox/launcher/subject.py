@@ -18,7 +18,7 @@ class Subject:
     """The verified root image."""
     image_digest: str
     image_identity: tuple[int, ...]
-    """Device, inode, size, time of change and mode of the image, as it was verified."""
+    """`catalogue.identity` of the image, as it was verified."""
     folder: Path
     """Its state: bundle, sockets, runsc's root."""
     cgroup: Cgroup
