@@ -25,9 +25,6 @@ def test_the_first_call_answers_with_a_verdict(stack: Stack) -> None:
     assert float(result["usage"]["wallTime"].rstrip("s")) > 0
     assert float(result["usage"]["cpuTime"].rstrip("s")) > 0
     assert int(result["usage"]["peakMemoryBytes"]) > 1_000_000
-    if Path("/proc/pressure/cpu").exists():
-        assert result["usage"]["pressure"]["scope"] in ("SANDBOX", "MACHINE")
-        assert float(result["usage"]["pressure"]["cpu"].rstrip("s")) >= 0
     timings = [result["timings"][name] for name in ("queued", "dispatched", "started", "ready", "finished")]
     assert timings == sorted(timings)
     assert len(result["imageDigest"]) == 64
@@ -114,6 +111,9 @@ for place in ("/work/big", "/tmp/big", "/dev/shm/big"):
     limits = {"processes": 8, "openFiles": 32, "diskBytes": str(4 << 20)}
     result = stack.run({"runtime": "python", "source": source, "limits": limits})["result"]
     assert result["stdout"]["text"].split() == ["EAGAIN", "EMFILE", "32", "ENOSPC", "ENOSPC", "ENOSPC"]
+    if Path("/proc/pressure/cpu").exists():
+        assert result["usage"]["pressure"]["scope"] in ("SANDBOX", "MACHINE")
+        assert float(result["usage"]["pressure"]["cpu"].rstrip("s")) >= 0
 
 
 def test_a_memory_hog_that_touches_its_memory_is_out_of_memory(stack: Stack) -> None:

@@ -13,6 +13,8 @@ from crucible_executor.sandbox.contention import Contention
 from crucible_executor.sandbox.port import Usage, UsageSample
 
 INTERVAL: Final = 0.05
+SETTLED: Final = 0.01
+"""Seconds after which figures of contention begin: a shorter run is spared the cost of reading them."""
 MAX_SAMPLES: Final = 128
 
 
@@ -38,6 +40,7 @@ class Meter:
         self._contention_now: Contention | None = None
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._settling: asyncio.TimerHandle | None = None
 
     def prime(self) -> None:
         """Note what was used before the program; call it just before delivery, when a new peak was begun."""
@@ -46,21 +49,23 @@ class Meter:
     def start(self) -> None:
         """Begin: the run counts from now."""
         self._began = time.monotonic()
-        self._contention_before = self._contention()
+        self._settling = asyncio.get_running_loop().call_later(SETTLED, self._settled)
         self._schedule()
 
     def stop(self) -> None:
         """No further looks; idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._settling):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._settling = None
 
     def finish(self) -> None:
         """Take the last look at a run that ended; raises CgroupError."""
         self.stop()
         self._cpu = max(self._cpu, self._cgroup.cpu_seconds() - self._cpu_before)
         self._peak = max(self._peak, self._cgroup.peak_memory_bytes())
-        self._contention_now = self._contention()
+        if self._contention_before is not None:
+            self._contention_now = self._contention()
 
     @property
     def cpu_exceeded(self) -> bool:
@@ -77,6 +82,9 @@ class Meter:
         return replace(
             usage, user_time=user, system_time=system, throttled_time=found.throttled, pressure=found.pressure
         )
+
+    def _settled(self) -> None:
+        self._contention_before = self._contention()
 
     def _contention(self) -> Contention | None:
         """Figures that no verdict rests on: a kernel that does not have them ends no run."""

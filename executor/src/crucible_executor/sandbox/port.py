@@ -164,7 +164,7 @@ class Usage:
     samples: tuple[UsageSample, ...] = ()
     """Evenly spread over the run, at most 128."""
     user_time: float | None = None
-    """The part of `cpu_time` in the host's user mode; None for a run too short for the kernel to have looked."""
+    """The part of `cpu_time` in the host's user mode; like what follows, None for a run of less than some 10 ms."""
     system_time: float | None = None
     """The rest of it: work of the host's kernel."""
     throttled_time: float | None = None

@@ -308,7 +308,7 @@ class Usage(_message.Message):
     @_builtins.property
     def user_time(self) -> _duration_pb2.Duration:
         """The part of `cpu_time` that the host spent in user mode, where gVisor's kernel runs as well. The host's kernel samples
-        the mode; absent for a run too short to be sampled.
+        the mode. Absent, as the fields below, for a run of less than some 10 ms.
         """
 
     @_builtins.property
