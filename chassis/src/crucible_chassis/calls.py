@@ -282,7 +282,10 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         if isinstance(exc, grpc.aio.AioRpcError) and exc.code() is grpc.StatusCode.UNAVAILABLE:
             # A servicer that has nothing better to say about a service it asked.
             return ServiceError(
-                grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE", "a part of the platform is away", retry_after=1
+                grpc.StatusCode.UNAVAILABLE,
+                "DEPENDENCY_UNAVAILABLE",
+                "a part of the platform is unavailable; try again",
+                retry_after=1,
             )
         trace_id = trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
         return ServiceError(grpc.StatusCode.INTERNAL, "INTERNAL", "internal error", metadata={"trace_id": trace_id})

@@ -215,7 +215,7 @@ def _normal(error: ServiceError) -> ServiceError:
             return ServiceError(
                 grpc.StatusCode.UNAVAILABLE,
                 "DEPENDENCY_UNAVAILABLE",
-                "a part of the platform is away: try again",
+                "a part of the platform is unavailable; try again",
                 retry_after=1,
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -75,7 +75,7 @@ class Transcoder:
                 raise ServiceError(
                     grpc.StatusCode.UNAVAILABLE,
                     "DEPENDENCY_UNAVAILABLE",
-                    "this gateway is stopping: ask again",
+                    "this gateway is stopping; try again",
                     metadata={"part": "gateway"},
                     retry_after=1,
                 )

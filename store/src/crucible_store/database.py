@@ -53,7 +53,7 @@ class DatabaseAwayError(ServiceError):
         super().__init__(
             grpc.StatusCode.UNAVAILABLE,
             "DEPENDENCY_UNAVAILABLE",
-            "the database is away: try again",
+            "the database is unavailable; try again",
             metadata={"part": "database"},
             retry_after=RETRY_AFTER_SECONDS,
         )

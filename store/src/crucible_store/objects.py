@@ -77,7 +77,7 @@ def _away(error: Exception) -> NoReturn:
     raise ServiceError(
         grpc.StatusCode.UNAVAILABLE,
         "DEPENDENCY_UNAVAILABLE",
-        "the object store is away: try again",
+        "the object store is unavailable; try again",
         metadata={"part": "object store"},
         retry_after=2,
     ) from error
