@@ -9,8 +9,10 @@ import pytest
 
 from crucible_local import logfiles
 from crucible_local.client_config import remove_client_config, write_client_config
+from crucible_local.confinement import first_closed
 from crucible_local.jaeger import JaegerError, require_jaeger
-from crucible_local.options import Ports, StackOptions
+from crucible_local.options import NOBODY, Ports, StackOptions
+from crucible_testkit import scratch_folder
 
 ADDRESSES = {"gateway": "http://127.0.0.1:8080", "scheduler": "127.0.0.1:8081", "store": "127.0.0.1:8082", "nats": "x"}
 
@@ -28,6 +30,16 @@ def test_free_ports_are_all_different() -> None:
     ports = Ports.choose(0, None)
     ports.require_free(jaeger=True)
     assert len(set(vars(ports).values())) == len(vars(ports))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_code_that_an_account_cannot_read_is_told() -> None:
+    with scratch_folder() as folder:
+        for name, mode in (("open", 0o644), ("closed", 0o640)):
+            (folder / name).touch()
+            (folder / name).chmod(mode)
+        assert first_closed([str(folder / "open")], NOBODY) == ""
+        assert first_closed([str(folder / "open"), str(folder / "closed")], NOBODY) == str(folder / "closed")
 
 
 def test_options_survive_the_way_to_the_supervisor(tmp_path: Path) -> None:

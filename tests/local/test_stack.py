@@ -2,8 +2,10 @@
 
 import json
 import os
+import pwd
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import pytest
 
 from crucible_local.kernel import ProcessIdentity
 from crucible_local.layout import Layout, is_held
+from crucible_local.options import service_user
 from crucible_local.ports import free_port
 from crucible_local.state import StackState
 from crucible_testkit import scratch_folder
@@ -114,14 +117,45 @@ def test_each_idle_service_is_small(stack: Stack) -> None:
     assert all(size < SERVICE_BYTES for size in sizes.values()), sizes
 
 
-def test_only_the_executor_has_privileges(stack: Stack) -> None:
-    for name in UNPRIVILEGED:
-        status = Path(f"/proc/{stack.pid(name)}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_only_the_executors_launcher_has_privileges(stack: Stack) -> None:
+    shown = json.loads(crucible("status", "--json", layout=stack.layout).stdout)["processes"]
+    users = {process["name"]: process["user"] for process in shown}
+    user = service_user(os.environ)
+    for name in (*UNPRIVILEGED, "executor"):
+        fields = status_of(stack.pid(name))
         assert (name, int(fields["CapEff"], 16), int(fields["CapBnd"], 16)) == (name, 0, 0)
         assert (name, fields["NoNewPrivs"]) == (name, "1")
-        if name == "postgres":
-            assert fields["Uid"].split()[0] != "0"
+        assert users[name] == pwd.getpwuid(int(fields["Uid"].split()[1])).pw_name
+        if name != "postgres":
+            assert (name, users[name]) == (name, user.name if user else "root")
+    assert users["postgres"] != "root"
+    executor = stack.pid("executor")
+    (launcher,) = Path(f"/proc/{executor}/task/{executor}/children").read_text().split()
+    fields = status_of(int(launcher))
+    assert set(fields["Uid"].split()) == {"0"}
+    assert fields["NoNewPrivs"] == "1"
+    assert int(fields["CapBnd"], 16) == int(fields["CapEff"], 16)
+    assert 0 < int(fields["CapEff"], 16).bit_count() <= 4
+
+
+def test_folders_are_open_to_those_who_need_them(stack: Stack) -> None:
+    user = service_user(os.environ)
+    services = user.uid if user else 0
+    modes = {
+        folder: (entry.st_uid, stat.S_IMODE(entry.st_mode))
+        for folder in (stack.layout.objects, stack.layout.streams, stack.layout.images)
+        for entry in (folder.stat(),)
+    }
+    assert modes == {
+        stack.layout.objects: (services, 0o2770),
+        stack.layout.streams: (services, 0o700),
+        stack.layout.images: (0, 0o755),  # a launcher takes no image that another could have written
+    }
 
 
 def test_up_again_finds_the_stack_that_runs(stack: Stack) -> None:

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import uuid_utils
 
@@ -37,10 +37,22 @@ from crucible_executor.sandbox.port import SandboxDriver
 from crucible_executor.settings import ExecutorSettings
 
 SERVICE = "executor"
+MOST_RUNTIMES: Final = 16
+"""That a launcher has room for ready sandboxes of."""
 
 DriverOpener = Callable[[ExecutorSettings], AbstractAsyncContextManager[SandboxDriver]]
 
 log = get_logger(__name__)
+
+
+def pool_size(settings: ExecutorSettings) -> int:
+    """Sandboxes to keep ready of each runtime."""
+    return settings.slots if settings.pool_size is None else settings.pool_size
+
+
+def most_sandboxes(settings: ExecutorSettings) -> int:
+    """More than it ever needs at one time, those that are being removed among them: a launcher makes no more for it."""
+    return 2 * settings.slots + MOST_RUNTIMES * (pool_size(settings) + 1)
 
 
 def opener(lifetime: Lifetime[ExecutorSettings], config: GvisorConfig, launcher: LauncherProcess) -> DriverOpener:
@@ -48,10 +60,9 @@ def opener(lifetime: Lifetime[ExecutorSettings], config: GvisorConfig, launcher:
 
     @asynccontextmanager
     async def open_gvisor(settings: ExecutorSettings) -> AsyncGenerator[SandboxDriver]:
-        size = settings.slots if settings.pool_size is None else settings.pool_size
         async with open_driver(config, launcher=launcher) as driver:
             lifetime.tasks.spawn("launcher", driver.lost())
-            async with open_pool(driver, size=size) as pool:
+            async with open_pool(driver, size=pool_size(settings)) as pool:
                 yield pool
 
     return open_gvisor
@@ -104,7 +115,7 @@ async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverO
 def main() -> NoReturn:
     """Runs the executor as this process."""
     settings = load_settings(ExecutorSettings)
-    config = GvisorConfig(images_dir=settings.runtimes_dir)
+    config = GvisorConfig(images_dir=settings.runtimes_dir, most_sandboxes=most_sandboxes(settings))
     try:
         account = Account.named(settings.user) if settings.user else None
         launcher = start_launcher(config.for_launcher())

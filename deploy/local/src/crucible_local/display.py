@@ -1,6 +1,7 @@
 """What people see of a stack: its start line by line, its state as a table."""
 
 import json
+import pwd
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from crucible_local import logfiles
+from crucible_local import kernel, logfiles
 from crucible_local.doctor import Check
 from crucible_local.probes import answers_ok
 from crucible_local.state import ProcessState, StackState
@@ -58,13 +59,12 @@ def show_table(console: Console, rows: Sequence[Sequence[str]], *, right: Sequen
 
 def show_status(console: Console, state: StackState, processes: list[ProcessState]) -> None:
     """One line per process, asked just now whether it is ready."""
-    rows = [("process", "state", "pid", "restarts", "address", "log")]
+    rows = [("process", "state", "pid", "user", "restarts", "address", "log")]
     for process in processes:
         if process.kind == "daemon":
             pid = str(process.identity.pid) if process.identity else "-"
-            rows.append(
-                (process.name, condition_now(process), pid, str(process.restarts), process.address, process.log)
-            )
+            user, restarts = user_of(process) or "-", str(process.restarts)
+            rows.append((process.name, condition_now(process), pid, user, restarts, process.address, process.log))
     show_table(console, rows)
     console.print(f"phase {state.phase}, supervisor {state.supervisor.pid}", highlight=False)
 
@@ -74,6 +74,17 @@ def condition_now(process: ProcessState) -> str:
     if process.condition == "ready" and process.ready_url and not answers_ok(process.ready_url):
         return "unready"
     return process.condition
+
+
+def user_of(process: ProcessState) -> str:
+    """The system user that it runs as now; empty when it does not run."""
+    uid = kernel.user_id(process.identity.pid) if process.identity else None
+    if uid is None:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def status_json(state: StackState | None, processes: list[ProcessState]) -> str:
@@ -87,6 +98,7 @@ def status_json(state: StackState | None, processes: list[ProcessState]) -> str:
                 "name": process.name,
                 "state": condition_now(process),
                 "pid": process.identity.pid if process.identity else None,
+                "user": user_of(process) or None,
                 "address": process.address,
                 "restarts": process.restarts,
                 "log": process.log,

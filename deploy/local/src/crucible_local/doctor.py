@@ -84,10 +84,11 @@ def _services() -> list[Check]:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return []
     user = invoking_user(os.environ)
-    closed = "" if user else closed_code()
+    if user is not None and not closed_code(user):
+        return [Check("services", passed=True, detail=f"run as {user.name}, without privileges")]
+    closed = closed_code()
     if not closed:
-        name = user.name if user else SERVICE_ACCOUNT
-        return [Check("services", passed=True, detail=f"run as {name}, without privileges")]
+        return [Check("services", passed=True, detail=f"run as {SERVICE_ACCOUNT}, without privileges")]
     detail = f"run as root without capabilities: no other user can read {closed}"
     fix = "put the repository and its Python where every user may read them, such as under /opt"
     return [Check("services", passed=False, detail=detail, remedy=fix, required=False)]

@@ -49,6 +49,15 @@ class ProcessIdentity:
             os.close(descriptor)
 
 
+def user_id(pid: int) -> int | None:
+    """The user that a process runs as; None when there is none. Its folder in /proc may be root's all the same."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[2]) for line in lines if line.startswith("Uid:"))
+
+
 @dataclass(frozen=True)
 class _Stat:
     state: str

@@ -103,7 +103,7 @@ class StackOptions:
 
 
 def invoking_user(environment: Mapping[str, str]) -> Account | None:
-    """Who called sudo; None when nobody did. Services run as that user: its home may be closed to every other."""
+    """Who called sudo; None when nobody did."""
     uid = environment.get("SUDO_UID", "0")
     if os.geteuid() != 0 or not uid.isdigit() or int(uid) == 0:
         return None
@@ -117,19 +117,24 @@ def invoking_user(environment: Mapping[str, str]) -> Account | None:
 def service_user(environment: Mapping[str, str]) -> Account | None:
     """Who the services run as: who called sudo, else a system user of Crucible's own, made when missing.
 
-    None, which is root without capabilities, when such a user could not read the code. Raises ConfinementError.
+    None, which is root without capabilities, when neither could read the code. Raises ConfinementError.
     """
+    if os.geteuid() != 0:
+        return None
     user = invoking_user(environment)
-    if user is not None or os.geteuid() != 0 or closed_code():
+    if user is not None and not closed_code(user):  # its home may be closed to every other
         return user
-    return ensure_account(SERVICE_ACCOUNT)
+    return None if closed_code() else ensure_account(SERVICE_ACCOUNT)
 
 
-def closed_code() -> str:
-    """A file of the services' code, Python's own included, that not every user can read; nothing when all can."""
+def closed_code(user: Account = NOBODY) -> str:
+    """A file of the services' code, Python's own included, that this user cannot read; nothing when it can read all.
+
+    Root only. Raises ConfinementError.
+    """
     packages = ("crucible_executor", "crucible_local", "crucible_store", "grpc")
     found = [spec.origin for name in packages if (spec := importlib.util.find_spec(name)) and spec.origin]
-    return first_closed([os.path.realpath(sys.executable), os.__file__, *found], NOBODY)
+    return first_closed([os.path.realpath(sys.executable), os.__file__, *found], user)
 
 
 assert {field.name for field in fields(Ports)} == set(OFFSETS)
