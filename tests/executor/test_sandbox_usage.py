@@ -18,6 +18,8 @@ from crucible_executor.sandbox.port import Pressure, PressureScope, Usage
 from .conftest import MIB, Run
 
 COUNTED = Path("/proc/pressure/cpu").exists()
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+"""Control groups of version 2, of which each has its own figures."""
 BUSY = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
 ASLEEP = "import time; time.sleep(1)"
 
@@ -58,6 +60,13 @@ async def test_loud_neighbours_are_seen(run: Run, neighbours: None) -> None:
     used = (await run(BUSY)).verdict.usage
     assert used.wall_time > used.cpu_time / 2
     assert waited(used) > 0.2
+
+
+@pytest.mark.skipif(not COUNTED, reason="this kernel counts no pressure: the figures are absent")
+async def test_pressure_is_told_of_the_sandbox_alone_where_its_group_tells_it(run: Run) -> None:
+    pressure = (await run("print(1)")).verdict.usage.pressure
+    assert pressure is not None
+    assert pressure.scope is (PressureScope.SANDBOX if UNIFIED else PressureScope.MACHINE)
 
 
 async def test_what_no_quota_throttles_was_not_throttled(run: Run) -> None:

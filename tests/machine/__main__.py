@@ -32,8 +32,8 @@ TESTS: Final = (
     *(sys.executable, "-m", "pytest", f"@{SELECTION}", "-n", "2"),
     *("-v", "-p", "no:cacheprovider", "--timeout=300", "--durations=10"),
 )
-LONGEST_SECONDS: Final = 900
-"""After this the machine is ended, whatever it does; one on two quiet cores takes a quarter of it."""
+LONGEST_SECONDS: Final = 1800
+"""After this the machine is ended, whatever it does; one on two quiet cores takes a tenth of it."""
 KERNEL_PACKAGE: Final = "linux-image-amd64"
 BUSYBOX_PACKAGE: Final = "busybox-static"
 MODULES: Final = (
