@@ -103,6 +103,15 @@ def test_a_sandbox_that_died_gives_no_verdict(code: int | None) -> None:
     assert "it broke" in caught.value.detail
 
 
+def test_a_panic_is_told_before_the_warnings_that_came_before_it() -> None:
+    warnings = "I1121 10:00:00.0 1 rate_limited.go:36] A process tried something\n" * 100
+    with pytest.raises(SandboxFault) as caught:
+        judge(Facts(panic=f"{warnings}panic: createStub\n\ngoroutine 1 [running]:"))
+    assert caught.value.detail.endswith("sentry: panic: createStub\n\ngoroutine 1 [running]:")
+    with pytest.raises(SandboxFault, match="rate_limited"):
+        judge(Facts(panic=warnings))
+
+
 def test_a_panic_beside_a_known_end_changes_nothing() -> None:
     assert judge(Facts(wait_status=0, panic="panic: late", log="late")).outcome is Outcome.SUCCEEDED
 

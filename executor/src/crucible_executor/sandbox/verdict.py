@@ -6,6 +6,7 @@ among the facts. `runsc`'s own exit code decides nothing either: it cannot tell 
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +15,7 @@ from typing import Final
 from crucible_executor.sandbox.port import Cause, Outcome, SandboxFault
 
 _MAX_DETAIL = 2000
+_DEATH_CRY: Final = re.compile(r"^(panic|fatal error): ", re.MULTILINE)
 _FIRST_REALTIME, _LAST_SIGNAL = 34, 64
 
 
@@ -114,7 +116,13 @@ def _detail(what: str, facts: Facts) -> str:
 
 
 def _texts(facts: Facts) -> tuple[tuple[str, str], ...]:
-    return ("launcher", facts.launcher_error), ("panic", facts.panic), ("log", facts.log)
+    return ("launcher", facts.launcher_error), ("sentry", _last_words(facts.panic)), ("log", facts.log)
+
+
+def _last_words(told: str) -> str:
+    """What the sentry wrote, from its death cry on: warnings that came long before it would take its room."""
+    cry = _DEATH_CRY.search(told)
+    return told if cry is None else told[cry.start() :]
 
 
 def _termination(wait_status: int | None) -> tuple[int | None, str | None]:
