@@ -249,6 +249,31 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     writer.close()
 
 
+async def test_bodies_that_dawdle_cannot_fill_the_memory(
+    upstream: Recorder, gateway: GatewayUnderTest, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_READING_BYTES", 2000)
+    body = b'{"runtime": "python", "source": "%s"}' % (b"x" * 1000)
+
+    async def posted(status: int) -> httpx.Response:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                upstream.clear()
+                upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+                response = await http.post("/v1/evaluations", content=body, headers=JSON)
+                if response.status_code == status:
+                    return response
+                await asyncio.sleep(0.02)
+
+    _, dawdler = await asyncio.open_connection("127.0.0.1", gateway.port)
+    dawdler.write(POST + b"Content-Length: 9000\r\n\r\n" + b" " * 1500)
+    refused = await posted(503)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["metadata"] == {"part": "gateway"}
+    dawdler.close()
+    await posted(200)
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+import grpc
 from opentelemetry import trace
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -16,6 +17,8 @@ from crucible_gateway import json_writer
 from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem, too_large
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_READING_BYTES = 256 * 1024 * 1024
+"""Of all bodies that are being read at one time: who sends many slowly must not fill the memory."""
 LARGE_BYTES = 128 * 1024
 """Documents over this size are read and written in a thread, so that nobody's stream stands still meanwhile."""
 BODY_SECONDS = 60.0
@@ -43,10 +46,18 @@ class Drain:
     """The grace is nearly over: clients that still wait are told to retry."""
 
 
+@dataclass(slots=True)
+class Reading:
+    """What all requests share that read a body."""
+
+    bytes: int = 0
+    """Received so far of the bodies that are not whole yet."""
+
+
 class Exchange:
     """A request, and the one answer to it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, drain: Drain) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, drain: Drain, reading: Reading) -> None:
         self.method: str = scope["method"]
         self.raw_path: str = scope["raw_path"].decode("ascii", "replace")
         self.query: bytes = scope["query_string"]
@@ -54,6 +65,7 @@ class Exchange:
         client = scope.get("client")
         self.client: str = client[0] if client else ""
         self.drain = drain
+        self._reading = reading
         self.route = ""
         """The template that matched: what spans, metrics and logs call this request."""
         self.status = 0
@@ -75,7 +87,10 @@ class Exchange:
         return values[0].strip() if values else None
 
     async def read_body(self) -> bytes:
-        """The whole body. 413 over `MAX_BODY_BYTES`, 408 when it comes too slowly; `ClientGoneError`."""
+        """The whole body. 413 over `MAX_BODY_BYTES`, 408 when it comes too slowly, 503 when too many are being read.
+
+        `ClientGoneError`.
+        """
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 19 or int(declared) > MAX_BODY_BYTES):
             raise _too_large()
@@ -86,10 +101,15 @@ class Exchange:
                 while more:
                     chunk, more = await self._next_chunk()
                     body += chunk
+                    self._reading.bytes += len(chunk)
                     if len(body) > MAX_BODY_BYTES:
                         raise _too_large()
+                    if self._reading.bytes > MAX_READING_BYTES:
+                        raise _too_much_at_once()
         except TimeoutError as exc:
             raise SlowBodyError from exc
+        finally:
+            self._reading.bytes -= len(body)
         return bytes(body)
 
     async def refuse_body(self) -> None:
@@ -178,6 +198,16 @@ class TaskScope:
         if not task.cancelled():
             # Seen, so that one which failed while nobody asked is no "exception was never retrieved".
             task.exception()
+
+
+def _too_much_at_once() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE,
+        "DEPENDENCY_UNAVAILABLE",
+        "the gateway is receiving too much at once; try again",
+        metadata={"part": "gateway"},
+        retry_after=1,
+    )
 
 
 def _too_large() -> ServiceError:
