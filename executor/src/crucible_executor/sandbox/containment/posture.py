@@ -4,6 +4,9 @@ Runs in the launcher, which made the sandbox and may look at its processes. It t
 nothing from what a sandbox wrote.
 """
 
+# ruff: noqa: PTH115, PTH208
+# pathlib takes longer than all that is asked of the kernel here, and a launcher has but one thread.
+
 from __future__ import annotations
 
 import os
@@ -14,10 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from crucible_executor.sandbox.cgroup import READ_BYTES
 from crucible_executor.sandbox.containment import agent
 from crucible_executor.sandbox.containment.report import Check, Look, dump, judged
 from crucible_executor.sandbox.gvisor.spec import SANDBOX_UID
-from crucible_executor.sandbox.launcher import privileges
 from crucible_executor.sandbox.launcher.catalogue import identity
 from crucible_executor.sandbox.launcher.subject import Subject
 
@@ -88,14 +91,15 @@ def inspect(subject: Subject) -> dict[str, object]:
         look = _look(subject)
     if look.broken:
         for pid in (subject.sentry, subject.supervisor):
-            if privileges.status(pid)["State"].startswith("Z"):
+            if _status(pid)["State"].startswith("Z"):
                 raise ProcessLookupError(f"process {pid} died meanwhile")
     return dump(look)
 
 
 def _look(subject: Subject) -> Look:
-    status = privileges.status(subject.sentry)
+    status = _status(subject.sentry)
     links = _links(subject.sentry)
+    limits = _limits(subject)
     wrong: dict[Check, str] = {
         Check.SENTRY_USER: _user(status),
         Check.SENTRY_CAPABILITIES: _capabilities(status),
@@ -111,8 +115,8 @@ def _look(subject: Subject) -> Look:
         Check.SUPERVISOR: _supervisor,
         Check.ROOT_IMAGE: lambda subject: _image(subject, links),
         Check.CONTROL_GROUP: _control_group,
-        Check.MEMORY_LIMIT: _memory_limit,
-        Check.PROCESS_LIMIT: _process_limit,
+        Check.MEMORY_LIMIT: lambda subject: _memory_limit(subject, limits),
+        Check.PROCESS_LIMIT: lambda subject: _process_limit(subject, limits),
     }
     return judged(wrong | {check: look(subject) for check, look in looks.items()})
 
@@ -157,14 +161,14 @@ def _namespaces(subject: Subject) -> str:
     shared = [
         name
         for name in _NAMESPACES
-        if Path(f"/proc/{subject.sentry}/ns/{name}").readlink() == Path(f"/proc/self/ns/{name}").readlink()
+        if os.readlink(f"/proc/{subject.sentry}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
     ]
     return f"it shares the host's: {', '.join(shared)}" if shared else ""
 
 
 def _root(subject: Subject) -> str:
     wrong: list[str] = []
-    for line in Path(f"/proc/{subject.sentry}/mountinfo").read_text(encoding="utf-8").splitlines():
+    for line in _read(f"/proc/{subject.sentry}/mountinfo").splitlines():
         fields = line.split()
         if fields[fields.index("-") + 1] != "tmpfs" or "ro" not in fields[5].split(","):
             wrong.append(f"{fields[4]} is mounted")
@@ -189,11 +193,12 @@ def _names(image: Path) -> tuple[str, str]:
 
 def _links(pid: int) -> dict[str, str]:
     """What a process holds, by its descriptors."""
-    return {str(file.name): str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    folder = f"/proc/{pid}/fd/"
+    return {number: os.readlink(folder + number) for number in os.listdir(folder)}
 
 
 def _options(subject: Subject) -> str:
-    words = Path(f"/proc/{subject.sentry}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    words = _read(f"/proc/{subject.sentry}/cmdline").split("\0")
     given: dict[str, str] = {}
     for word in words[1:]:
         if not word.startswith("-"):
@@ -217,7 +222,7 @@ def _processes(subject: Subject) -> str:
     wrong: list[str] = []
     for pid in subject.stubs:
         try:
-            status = privileges.status(pid)
+            status = _status(pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # an address space that is no more
         what = _user(status) or _capabilities(status)
@@ -231,7 +236,7 @@ def _processes(subject: Subject) -> str:
 
 
 def _supervisor(subject: Subject) -> str:
-    own, its = privileges.status(), privileges.status(subject.supervisor)
+    own, its = _status("self"), _status(subject.supervisor)
     most = int(own["CapBnd"], 16)
     wrong = [f"{name} {its[name]}" for name in _CAPABILITIES if int(its[name], 16) & ~most]
     if its["NoNewPrivs"] != own["NoNewPrivs"]:
@@ -249,7 +254,7 @@ def _image(subject: Subject, links: Mapping[str, str]) -> str:
             return "the file is not the one that was verified"
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return f"others may write to {subject.image}"
-        flags = Path(f"/proc/{subject.sentry}/fdinfo/{number}").read_text(encoding="ascii").split("flags:", 1)[1]
+        flags = _read(f"/proc/{subject.sentry}/fdinfo/{number}").split("flags:", 1)[1]
         if int(flags.split()[0], 8) & os.O_ACCMODE != os.O_RDONLY:
             return "it is opened to be written"
     return ""
@@ -258,42 +263,62 @@ def _image(subject: Subject, links: Mapping[str, str]) -> str:
 def _control_group(subject: Subject) -> str:
     outside: list[str] = []
     for file in subject.cgroup.join_files:
-        members = set(file.read_text(encoding="ascii").split())
-        outside += [f"{pid} is not in {file.parent}" for pid in (subject.sentry,) if str(pid) not in members]
-        outside += [
-            f"{pid} is not in {file.parent}"
-            for pid in subject.stubs
-            if str(pid) not in members and Path(f"/proc/{pid}").exists()
-        ]
+        missing = {subject.sentry, *subject.stubs} - set(map(int, _read(file).split()))
+        outside += [f"{pid} is not in {file.parent}" for pid in missing if os.access(f"/proc/{pid}", os.F_OK)]
     return "; ".join(outside[:5])
 
 
-def _memory_limit(subject: Subject) -> str:
-    limit = _bound(subject, "memory.max", "memory.limit_in_bytes")
-    if limit is None or limit > subject.memory_bytes:
-        return f"it is {limit or 'none'}, not {subject.memory_bytes}"
-    swap = _bound(subject, "memory.swap.max")
-    both = _bound(subject, "memory.memsw.limit_in_bytes")
-    if swap or (both is not None and both > subject.memory_bytes):
-        return "swap is not bounded"
-    return ""
+_LIMITS: Final = ("memory.max", "memory.swap.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "pids.max")
 
 
-def _process_limit(subject: Subject) -> str:
-    limit = _bound(subject, "pids.max")
-    return "" if limit is not None and limit <= subject.processes else f"it is {limit or 'none'}"
-
-
-def _bound(subject: Subject, *names: str) -> int | None:
-    """A limit of the control group, of whichever version; None where there is none."""
+def _limits(subject: Subject) -> dict[str, float]:
+    """What the control group bounds, in whichever version's files."""
+    found: dict[str, float] = {}
     for file in subject.cgroup.join_files:
-        for name in names:
+        for name in _LIMITS:
             try:
-                text = (file.parent / name).read_text(encoding="ascii").strip()
+                text = _read(file.with_name(name)).strip()
             except FileNotFoundError:
                 continue
-            return None if text == "max" else int(text)
-    return None
+            found[name] = float("inf") if text == "max" else int(text)
+    return found
+
+
+def _memory_limit(subject: Subject, limits: Mapping[str, float]) -> str:
+    most = subject.memory_bytes
+    wrong = [
+        f"{name} is {limits[name]:.0f}, not {bound}"
+        for name, bound in (
+            ("memory.max", most),
+            ("memory.swap.max", 0),
+            ("memory.limit_in_bytes", most),
+            ("memory.memsw.limit_in_bytes", most),
+        )
+        if name in limits and limits[name] > bound
+    ]
+    return "; ".join(wrong) if limits.keys() & {"memory.max", "memory.limit_in_bytes"} else "there is none"
+
+
+def _process_limit(subject: Subject, limits: Mapping[str, float]) -> str:
+    limit = limits.get("pids.max", float("inf"))
+    return "" if limit <= subject.processes else f"it is {limit:.0f}, not {subject.processes}"
+
+
+# The kernel's files
+
+
+def _read(path: str | Path) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, READ_BYTES).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
+
+
+def _status(process: int | str) -> dict[str, str]:
+    """The fields of `/proc/<process>/status`."""
+    lines = _read(f"/proc/{process}/status").split("\n")
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 # Afterwards
@@ -301,6 +326,6 @@ def _bound(subject: Subject, *names: str) -> int | None:
 
 def _is_still(pid: int, name: str) -> bool:
     try:
-        return name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return name in _read(f"/proc/{pid}/cmdline")
     except (FileNotFoundError, ProcessLookupError):
         return False
