@@ -92,13 +92,17 @@ class Link:
         raise LauncherLostError
 
     async def close(self) -> None:
-        """Hang up and wait until the launcher has removed everything and ended; raises SandboxFault when it has not."""
+        """Hang up and wait until the launcher has removed everything and ended; raises SandboxFault when it has not.
+
+        That it was lost, or refused to begin, is not said a second time.
+        """
+        told = self._lost.is_set() or (self._opened.done() and self._opened.exception() is not None)
         self._hang_up()
         try:
             await asyncio.wait_for(self._exited.wait(), LEAVE_TIMEOUT)
         except TimeoutError as error:
             raise SandboxFault(Cause.INFRASTRUCTURE, f"the launcher, process {self.pid}, does not end") from error
-        if self._process.returncode != 0 and self._opened.done() and self._opened.exception() is None:
+        if self._process.returncode != 0 and not told:
             raise SandboxFault(Cause.INFRASTRUCTURE, f"the launcher ended with {self._process.returncode}")
 
     def _send(self, packet: Mapping[str, object]) -> None:

@@ -341,8 +341,8 @@ class GvisorSandbox:
             raise SandboxFault(Cause.SANDBOX, f"it cannot be looked at: {error}") from error
 
     def _look_after(self) -> None:
-        """What its launcher saw of its removal; not of one that was never up."""
-        if self._after is not None or self._containment is None:
+        """What its launcher saw of its removal; not of one that was never up, and not when the launcher is gone."""
+        if self._after is not None or self._containment is None or self._guest.after is None:
             return
         try:
             self._after = load(self._guest.after)

@@ -331,7 +331,12 @@ def say(level: str, event: str, **fields: object) -> None:
     The service has the same standard error: whatever it does to that, no deadline waits for a line, so one that finds
     no room is lost.
     """
-    base = {"time": datetime.now(UTC).isoformat(), "level": level, "event": event, "service": "launcher"}
+    base = {
+        "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "level": level,
+        "event": event,
+        "service": "launcher",
+    }
     line = json.dumps({**base, **fields}, default=str)
     if len(line) > LINE_BYTES:
         line = json.dumps({**base, "cut": line[: LINE_BYTES // 3]})
