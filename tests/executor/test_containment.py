@@ -27,7 +27,7 @@ from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, 
 from crucible_executor.sandbox.image import ImageStore
 from crucible_executor.sandbox.launcher.process import LauncherProcess
 from crucible_executor.sandbox.leftovers import sweep
-from crucible_executor.sandbox.port import SandboxFault
+from crucible_executor.sandbox.port import Cause, SandboxFault
 from crucible_testkit import NatsServer, free_port
 
 from .conftest import LIMITS, Collected, program
@@ -173,6 +173,27 @@ async def test_what_is_left_of_a_sandbox_is_told(weaken: Weaken, weakness: str) 
         breach = driver.alarm.breach
         assert breach is not None
         assert {finding.check for finding in breach.findings} == TOLD_AFTER[weakness], str(breach)
+
+
+async def test_where_there_is_no_agent_the_checks_from_inside_are_not_made(weaken: Weaken) -> None:
+    """As on a machine that it is not made for: programs run, and their results say so."""
+    async with weaken("no agent") as driver:
+        sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
+        await sandbox.deliver(program("print(1)"), LIMITS, Collected())
+        known = (await sandbox.observe()).containment
+        await sandbox.close()
+    assert known is not None
+    assert {finding.found for finding in known.inside.findings} == {Found.NOT_CHECKED}
+    assert {finding.found for finding in known.before.findings} == {Found.HELD}
+
+
+async def test_a_sandbox_that_cannot_be_looked_at_gets_no_program_and_stops_nothing(weaken: Weaken) -> None:
+    async with weaken("no look") as driver:
+        with pytest.raises(SandboxFault) as caught:
+            await driver.boot("bash", disk_bytes=LIMITS.disk_bytes)
+        assert caught.value.cause is Cause.SANDBOX
+        assert "nobody can look" in caught.value.detail
+        assert driver.alarm.breach is None
 
 
 def test_a_kernel_that_refuses_nothing_breaks_every_check() -> None:

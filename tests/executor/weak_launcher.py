@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from crucible_executor.sandbox.cgroup_v1 import CgroupV1
 from crucible_executor.sandbox.cgroup_v2 import CgroupV2
+from crucible_executor.sandbox.containment import posture
 from crucible_executor.sandbox.gvisor import spec
 from crucible_executor.sandbox.launcher import server
 from crucible_executor.sandbox.launcher.cell import Cell
@@ -179,6 +180,17 @@ def image_touched() -> None:
     put(Cell, "remove", remove)
 
 
+def no_agent() -> None:
+    put(server, "open_agent", nothing)
+
+
+def no_look() -> None:
+    def inspect(_subject: Subject) -> object:
+        raise OSError("nobody can look")
+
+    put(posture, "inspect", inspect)
+
+
 def folder_kept() -> None:
     put(shutil, "rmtree", nothing)
 
@@ -210,6 +222,8 @@ WEAKNESSES: Final[Mapping[str, Callable[[], object]]] = {
     "a stranger in the group": stranger_in_the_group,
     "a sentry like any process": lambda: with_subject(lambda subject: replace(subject, sentry=os.getppid())),
     "a privileged supervisor": lambda: with_subject(lambda subject: replace(subject, supervisor=os.getppid())),
+    "no agent": no_agent,
+    "no look": no_look,
     "never removed": never_removed,
     "its folder kept": folder_kept,
     "its image touched": image_touched,
