@@ -82,7 +82,8 @@ async def test_get_shows_all_about_one(platform: RecordedPlatform, crucible: Com
     shown = (await crucible("get", ID)).stdout.decode()
     assert f"id        {ID}" in shown
     assert f"trace     {TRACE}" in shown
-    assert "status    SUCCEEDED" in shown
+    assert "status    COMPLETED" in shown
+    assert "verdict   SUCCEEDED" in shown
     assert "contained 3 checks held, ROOT_IMAGE NOT_CHECKED" in shown
     assert "1\nevil\\x1b]0;title\\x07" in shown
     parsed = json.loads((await crucible("get", "--json", ID)).stdout)

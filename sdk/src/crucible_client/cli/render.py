@@ -114,10 +114,12 @@ def local_time(moment: datetime) -> str:
 def page(evaluation: Evaluation) -> str:
     """One evaluation for a person."""
     proto = evaluation.proto
+    shown = style(verdict(evaluation), colour_of(evaluation), sys.stdout)
     rows = [
         ("id", evaluation.id),
         ("name", one_line(proto.display_name)),
-        ("status", style(verdict(evaluation), colour_of(evaluation), sys.stdout)),
+        ("status", str(evaluation.status) if evaluation.result else shown),
+        ("verdict", shown if evaluation.result else ""),
         ("reason", str(evaluation.status_reason or "")),
         ("cause", str(evaluation.cause or "")),
         ("runtime", one_line(evaluation.runtime)),
