@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from crucible_executor.sandbox import cgroup, leftovers
+from crucible_executor.sandbox.cgroup_v1 import find_hierarchies
+from crucible_executor.sandbox.cgroup_v2 import find_unified
 from crucible_executor.sandbox.gvisor import spec
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
 from crucible_executor.sandbox.gvisor.link import LauncherLostError
@@ -343,7 +345,8 @@ def test_what_merely_looks_like_an_executors_is_never_touched(sandbox_config: Gv
     (root / "executor-00000002" / "lock").write_text("executor-00000001 is a folder of Crucible's\n")
     (root / "executor-00000004").write_text("a file")
     (root / "executor-00000005").symlink_to(root / "executor-00000001")
-    mounts = [root.parent for root in groups(replace(sandbox_config, cgroup_parent="crucible"), "")]
+    unified = find_unified()
+    mounts = [unified] if unified else sorted(set(find_hierarchies().values()))
     folders = [mount / sandbox_config.cgroup_parent / "executor-00000001" / "theirs" for mount in mounts]
     before = {path: path.lstat().st_ino for path in root.rglob("*")}
     with sleeping() as stranger:

@@ -19,7 +19,7 @@ from crucible_local.specification import Daemon, Gate, Job, Stage, Step
 LOOPBACK = "127.0.0.1"
 DATABASE = "postgres"
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
-EXECUTOR_GRACE_SECONDS = 40.0
+EXECUTOR_GRACE_SECONDS = 55.0
 """Longer than a service's: running programs are given the executor's own grace, and their sandboxes are removed."""
 
 
