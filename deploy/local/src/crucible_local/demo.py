@@ -26,11 +26,11 @@ except OSError as error:
 print(sum(n * n for n in range(1_000_000)))
 """
 PHASES = (
-    ("queued", "stored durably, answered to the caller"),
+    ("queued", "stored durably; the caller has its answer"),
     ("dispatched", "chosen by the scheduler, leased"),
     ("started", "claimed by an executor"),
     ("ready", "the sandbox runs the program"),
-    ("finished", "the verdict stands"),
+    ("finished", "there is a verdict"),
 )
 
 Json = dict[str, Any]
@@ -75,10 +75,15 @@ def _verdict(console: Console, evaluation: Json, result: Json) -> None:
     rows = [
         ("status", str(evaluation["status"])),
         ("outcome", f"{result['outcome']} ({termination}), cause {result['cause']}"),
-        ("usage", f"wall {usage['wallTime']}, CPU {usage['cpuTime']}, peak memory {peak:.1f} MiB"),
+        ("usage", f"wall {_rounded(usage['wallTime'])}, CPU {_rounded(usage['cpuTime'])}, peak memory {peak:.1f} MiB"),
         ("sandbox", f"gVisor on {result['executor']['host']}, image {result['imageDigest']}"),
     ]
     show_table(console, rows)
+
+
+def _rounded(duration: str) -> str:
+    """`0.120148693s` as `120 ms`."""
+    return f"{float(duration.removesuffix('s')) * 1000:.0f} ms"
 
 
 def _timeline(console: Console, gateway: str, evaluation: Json, result: Json) -> None:
