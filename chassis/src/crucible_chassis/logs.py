@@ -8,8 +8,17 @@ import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
-import structlog
 from opentelemetry import trace
+
+# With rich at hand structlog's console renderer, which no service uses, brings it and pygments: 5 MB in each process.
+_WITHOUT_RICH = "rich" not in sys.modules
+if _WITHOUT_RICH:
+    sys.modules["rich"] = None  # type: ignore[assignment]  # None: "cannot be imported"
+
+import structlog  # noqa: E402  after the lines above
+
+if _WITHOUT_RICH:
+    del sys.modules["rich"]
 
 EventDict = MutableMapping[str, Any]
 

@@ -36,7 +36,8 @@ class Lifetime(Generic[S]):
     set on SIGTERM, SIGINT or when a side task died.
     """
 
-    def __init__(self, settings: S, telemetry: Telemetry) -> None:
+    def __init__(self, settings: S, telemetry: Telemetry, *, whole_process: bool = False) -> None:
+        """`whole_process`: the process has no life but this."""
         self.settings = settings
         self.telemetry = telemetry
         self.stopping = asyncio.Event()
@@ -44,13 +45,15 @@ class Lifetime(Generic[S]):
         self.tasks = TaskSupervisor(self._task_died)
         self.failed = False
         self._serving = False
+        self._whole_process = whole_process
 
     async def until_stopped(self) -> None:
         """Returns when the process shall stop. Before it is reached a stop cancels the start-up instead."""
         self._serving = True
-        # What start-up made lasts as long as the process: no collection needs to walk through it and hold up calls.
-        gc.collect()
-        gc.freeze()
+        if self._whole_process:
+            # What start-up made lasts as long as the process: no collection needs to walk through it and hold up calls.
+            gc.collect()
+            gc.freeze()
         await self.stopping.wait()
 
     @property
@@ -96,7 +99,7 @@ async def _live(
     service: str,
     leaving_seconds: float,
 ) -> int:
-    lifetime = Lifetime(settings, telemetry)
+    lifetime = Lifetime(settings, telemetry, whole_process=True)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _signalled, lifetime, number)

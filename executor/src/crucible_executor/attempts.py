@@ -42,6 +42,8 @@ SAMPLE_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.5
 STORING_SECONDS = 120.0
 """How long a finished run tries to store its output."""
+FIRST_OUT_SECONDS = 0.005
+"""So long at most a sandbox stays up for its verdict to go out first."""
 LAST_BACKOFF_SECONDS = 5.0
 """Between two tries to upload an output."""
 FLUSH_SECONDS = 5.0
@@ -194,10 +196,17 @@ class Attempt:
             verdict = await self._observed(self._sandbox)
             if not self._output.must_be_stored:
                 self._tell(self._finished(verdict))
+                await self._let_it_out()
             return verdict
         finally:
             await self._close()
             self._sandbox_gone()
+
+    async def _let_it_out(self) -> None:
+        """Gives the verdict a moment to reach the broker: to take a sandbox down keeps a core busy for longer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_OUT_SECONDS):
+                await self.journal.flushed.wait()
 
     async def _program(self) -> job_pb2.Program:
         if self.job.WhichOneof("payload") == "program":
