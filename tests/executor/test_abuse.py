@@ -17,7 +17,8 @@ import pytest
 
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
 from crucible_executor.sandbox.image import ImageStore, image_digest
-from crucible_executor.sandbox.port import Outcome, SandboxFault, SandboxLimits
+from crucible_executor.sandbox.pool import open_pool
+from crucible_executor.sandbox.port import Outcome, SandboxDriver, SandboxFault, SandboxLimits
 
 from .abuse_tricks import Trick, load_tricks
 from .conftest import LIMITS, Collected, program
@@ -140,7 +141,7 @@ async def run_victim(driver: GvisorDriver) -> list[str]:
     return []
 
 
-async def run_trick(driver: GvisorDriver, host: Host, trick: Trick) -> list[str]:
+async def run_trick(driver: SandboxDriver, host: Host, trick: Trick) -> list[str]:
     limits: SandboxLimits = trick.chosen
     sandbox = await driver.boot(trick.runtime, disk_bytes=limits.disk_bytes)
     sink = Collected()
@@ -167,6 +168,20 @@ async def test_a_trick_ends_as_expected_and_changes_nothing(driver: GvisorDriver
         names = " and ".join(trick.name for trick in wave)
         problems += [what for found in ran for what in found]
         problems += [f"after {names}: {what}" for what in await asyncio.to_thread(host.changes)]
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.mark.parametrize("kind", ["channel", "tenant"])
+async def test_a_trick_finds_nothing_else_in_a_sandbox_that_waited(driver: GvisorDriver, host: Host, kind: str) -> None:
+    problems: list[str] = []
+    async with open_pool(driver, size=AT_ONCE) as pool:
+        pool.keep({"python": LIMITS.disk_bytes})
+        for wave in waves([trick for trick in TRICKS[kind] if trick.runtime == "python"]):
+            ran = await asyncio.gather(*(run_trick(pool, host, trick) for trick in wave))
+            problems += [what for found in ran for what in found]
+        assert pool.claims.ready + pool.claims.booting > 0
+    problems += await asyncio.to_thread(host.changes)
     if problems:
         pytest.fail("\n".join(problems), pytrace=False)
 
