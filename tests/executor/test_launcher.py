@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -27,6 +28,7 @@ from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, 
 from crucible_executor.sandbox.gvisor.link import LauncherLostError
 from crucible_executor.sandbox.image import ImageStore
 from crucible_executor.sandbox.launcher import wire
+from crucible_executor.sandbox.launcher.loop import Loop
 from crucible_executor.sandbox.launcher.privileges import Account, PrivilegeError, status
 from crucible_executor.sandbox.launcher.process import start_launcher
 from crucible_executor.sandbox.launcher.server import kept
@@ -201,6 +203,46 @@ def test_what_a_runtime_does_not_allow_is_refused(sandbox_config: GvisorConfig, 
     assert not any(identity in text for identity in (ours, other) for text in written)
     definition = images.index().runtimes["python"].definition
     assert json.loads(written[0])["process"]["args"] == spec.launcher_command(definition)
+
+
+def test_images_that_others_could_write_are_no_roots(
+    sandbox_config: GvisorConfig, images: ImageStore, tmp_path: Path
+) -> None:
+    index = tmp_path / "index.json"
+    index.write_bytes((images.folder / "index.json").read_bytes())
+    tmp_path.chmod(0o755)
+    with line_to(replace(sandbox_config, images_dir=tmp_path)) as line:
+        assert "cannot be read" in line.boot(token_hex(16))["detail"]  # the index is right, and the image missing
+        index.chmod(0o664)
+        assert f"{index} must be a file" in line.boot(token_hex(16))["detail"]
+        index.chmod(0o644)
+        os.chown(index, Account.named(ACCOUNT).uid, 0)
+        assert f"{index} must be a file" in line.boot(token_hex(16))["detail"]
+        tmp_path.chmod(0o777)
+        assert f"{tmp_path} must be a folder" in line.boot(token_hex(16))["detail"]
+
+
+def test_a_deadline_that_was_cancelled_holds_nothing() -> None:
+    loop, fired = Loop(), list[int]()
+    held = [Held() for _ in range(1000)]
+    left = [weakref.ref(each) for each in held]
+    for each in held:
+        loop.later(3600, each.call).cancel()
+    del held, each
+    assert not any(reference() for reference in left)
+    for number in (2, 1):
+        loop.later(number / 100, lambda number=number: fired.append(number))
+    loop.later(0.001, lambda: fired.append(0)).cancel()
+    loop.later(0.05, loop.stop)
+    loop.run()
+    assert fired == [1, 2]
+
+
+class Held:
+    """What a timer holds."""
+
+    def call(self) -> None:
+        """Would be called."""
 
 
 async def test_a_service_that_asks_and_never_listens_moves_no_deadline(sandbox_config: GvisorConfig) -> None:
