@@ -226,9 +226,8 @@ def test_a_deadline_that_was_cancelled_holds_nothing() -> None:
     loop, fired = Loop(), list[int]()
     held = [Held() for _ in range(1000)]
     left = [weakref.ref(each) for each in held]
-    for each in held:
-        loop.later(3600, each.call).cancel()
-    del held, each
+    while held:
+        loop.later(3600, held.pop().call).cancel()
     assert not any(reference() for reference in left)
     for number in (2, 1):
         loop.later(number / 100, lambda number=number: fired.append(number))
