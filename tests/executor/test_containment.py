@@ -24,13 +24,14 @@ from crucible_executor.sandbox.containment.probes import probe_set
 from crucible_executor.sandbox.containment.report import Check, Found
 from crucible_executor.sandbox.containment.trials import Expected
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
+from crucible_executor.sandbox.gvisor.runsc import Runsc
 from crucible_executor.sandbox.image import ImageStore
 from crucible_executor.sandbox.launcher.process import LauncherProcess
 from crucible_executor.sandbox.leftovers import sweep
 from crucible_executor.sandbox.port import Cause, SandboxFault
 from crucible_testkit import NatsServer, free_port
 
-from .conftest import LIMITS, Collected, program
+from .conftest import LIMITS, RUNSC, Collected, program
 from .service_harness import job, platform_on
 from .test_service_executor import Executor
 
@@ -86,6 +87,8 @@ TOLD: dict[str, set[Check]] = {
     "a privileged supervisor": {Check.SUPERVISOR},
 }  # fmt: skip
 """By which checks each weakness must be told; others may tell it as well."""
+if "allow-suid" in Runsc.probe(RUNSC).flags:  # an option of recent releases
+    TOLD["privileges by executing"] = {Check.SENTRY_OPTIONS}
 
 TOLD_AFTER: dict[str, set[Check]] = {
     "never removed": {Check.PROCESSES_GONE, Check.CONTROL_GROUP_GONE, Check.FOLDER_GONE},
@@ -108,7 +111,8 @@ def weaken(sandbox_config: GvisorConfig, tmp_path: Path, images: ImageStore) -> 
         script = str(Path(__file__).parent / "weak_launcher.py")
         command = [sys.executable, script, weakness, str(tmp_path), str(far.fileno()), config.dump()]
         with far:
-            process = subprocess.Popen([*NETWORK_OF_ITS_OWN, *command], pass_fds=(far.fileno(),))  # noqa: ASYNC220 - it is waited for on a socket
+            network = NETWORK_OF_ITS_OWN if weakness == "the host's network" else ()
+            process = subprocess.Popen([*network, *command], pass_fds=(far.fileno(),))  # noqa: ASYNC220 - it is waited for on a socket
         # What a weakened launcher leaves makes it end with an error.
         with contextlib.suppress(SandboxFault):
             async with open_driver(ground, launcher=LauncherProcess(process, near, config)) as driver:

@@ -199,6 +199,7 @@ WEAKNESSES: Final[Mapping[str, Callable[[], object]]] = {
     "the host's network": lambda: with_option("network", "host"),
     "files opened by the sentry": lambda: with_option("directfs", "true"),
     "sockets of the host": lambda: with_option("host-uds", "all"),
+    "privileges by executing": lambda: with_option("allow-suid", "true"),
     "no filter of system calls": lambda: with_option("oci-seccomp", "false"),
     "no list of denied calls": lambda: with_spec(lambda made: made["linux"].pop("seccomp")),
     "raw sockets": lambda: (with_option("net-raw", "true"), with_spec(privileged_root)),
