@@ -137,6 +137,30 @@ async def test_one_that_waits_uses_no_cpu_and_has_the_time_of_day(
         assert abs(float(told) - time.time()) < 1
 
 
+async def test_none_that_waits_burns_a_core_for_being_stopped_in_a_bad_moment(driver: GvisorDriver) -> None:
+    """Boots on busy cores, so that a sandbox is often stopped while something in it calls on its kernel."""
+    burners = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass") for _ in range(2)]
+    try:
+        sandboxes = [await driver.prepare(runtime, disk_bytes=DISK) for runtime in ("python", "bash") * 4]
+        for sandbox in sandboxes:
+            await sandbox.boot()
+            sandbox.freeze()
+    finally:
+        for burner in burners:
+            burner.kill()
+            await burner.wait()
+    used: list[float] = []
+
+    def quiet() -> bool:
+        before, used[:] = list(used), [sandbox.cpu_seconds() for sandbox in sandboxes]
+        return used == before
+
+    async with asyncio.timeout(30):
+        while not quiet():  # noqa: ASYNC110 - only the kernel knows
+            await asyncio.sleep(0.2)
+    assert await finish(sandboxes[0]) == b"ran\n"
+
+
 async def test_limits_hold_in_one_that_waited(driver: GvisorDriver) -> None:
     async with filled(driver) as pool:
         sink = Collected()

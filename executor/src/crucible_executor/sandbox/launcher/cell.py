@@ -35,6 +35,8 @@ GONE_TIMEOUT: Final = 10.0
 """Seconds for killed processes to be gone."""
 _LOOK: Final = 0.002
 """Seconds between two looks at whether something is gone."""
+_QUIET: Final = 0.02
+"""Seconds for what was going on inside a sandbox to come to rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +168,35 @@ class Cell:
             self._group.release(self._supervisor.pid)
         self.hurry()
 
-    def freeze(self) -> None:
-        """Stop the sentry, and all inside with it; what is stopped can still be killed. Raises OSError, CgroupError."""
-        signal.pidfd_send_signal(self._hold_sentry(), signal.SIGSTOP)
+    def freeze(self, done: Callable[[Exception | None], None]) -> Job:
+        """Stop the sentry, and all inside with it, until it is claimed; what is stopped can still be killed.
+
+        A task of the program's side that was just about to call on the sentry wakes it without end when that is
+        stopped, and burns a core: the sentry then goes on for a moment and is stopped again, until all is quiet. `done`
+        gets what stood in the way.
+        """
+        try:
+            while not self.claimed:
+                signal.pidfd_send_signal(self._hold_sentry(), signal.SIGSTOP)
+                yield _QUIET
+                if self.claimed or self._sentry < 0 or not self._is_busy():
+                    break
+                signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
+                yield _QUIET
+        except ProcessLookupError:
+            done(None)  # it ended, which its service is told
+        except (OSError, CgroupError) as error:
+            done(error)
+        else:
+            done(None)
+
+    def _is_busy(self) -> bool:
+        """A thread of it runs; raises OSError, CgroupError."""
+        return any(
+            runs(task)
+            for pid in self._group.pids() - {self._supervisor.pid, self._sentry_pid}
+            for task in Path(f"/proc/{pid}/task").glob("*")
+        )
 
     def claim(self, memory_bytes: int, processes: int) -> None:
         """Let it go on, with a program's limits in force and a new peak begun; once. Raises CellError, CgroupError."""
@@ -287,6 +315,14 @@ class Cell:
 def parent(pid: int) -> int:
     """The process that started this one; raises OSError."""
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+
+
+def runs(task: Path) -> bool:
+    """Whether a thread, by its folder in /proc, has a core, or waits for one or for its memory; one that is gone does not."""
+    try:
+        return (task / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[0] in "RD"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def close_all(descriptors: Sequence[int]) -> None:

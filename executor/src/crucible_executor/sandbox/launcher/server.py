@@ -157,8 +157,8 @@ class Launcher:
             cell.hurry()
         elif name == "ready":
             cell.settle()
-        elif name == "freeze" and not cell.claimed:
-            cell.freeze()
+        elif name == "freeze":
+            self._loop.start(cell.freeze(lambda error: self._answer(number, identity, _outcome(error))))
 
     def _boot(self, identity: str, number: int, *, runtime: str, disk_bytes: int, ahead: bool) -> Job:
         if identity in self._cells:
