@@ -12,6 +12,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Generic, NoReturn, TypeVar
 
+import uvloop
+
 from crucible_chassis.logs import configure_logging, get_logger
 from crucible_chassis.settings import EX_CONFIG, ServiceSettings
 from crucible_chassis.tasks import TaskSupervisor
@@ -86,7 +88,8 @@ def run(
         log.critical("process.failed", error=str(exc))
         sys.exit(EX_CONFIG)
     try:
-        code = asyncio.run(_live(main, settings, telemetry, service, leaving_seconds))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_live(main, settings, telemetry, service, leaving_seconds))
     finally:
         telemetry.shutdown()
     sys.exit(code)

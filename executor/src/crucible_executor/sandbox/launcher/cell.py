@@ -318,7 +318,7 @@ def parent(pid: int) -> int:
 
 
 def runs(task: Path) -> bool:
-    """Whether a thread, by its folder in /proc, has a core, or waits for one or for its memory; one that is gone does not."""
+    """Whether a thread, by its folder in /proc, has a core, or waits for one or for memory; none does that is gone."""
     try:
         return (task / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[0] in "RD"
     except (FileNotFoundError, ProcessLookupError):
