@@ -130,7 +130,9 @@ def script(command: list[str], *, slow: bool) -> str:
     exports = [f"export {name}={shlex.quote(value)}" for name, value in forwarded.items()]
     # Through a pipe: what sees a terminal moves its cursor about.
     told = f'{{ {shlex.join(command)}; echo "machine: exit $?"; }} 2>&1 | cat'
-    lines = [*exports, f"cd {shlex.quote(str(Path.cwd()))}", told]
+    # Not over /tmp: this very tree may lie there.
+    temporary = "mkdir -m 1777 /run/tmp && export TMPDIR=/run/tmp"
+    lines = [*exports, temporary, f"cd {shlex.quote(str(Path.cwd()))}", told]
     return "\n".join((*lines, "echo o >/proc/sysrq-trigger", "sleep 60", ""))
 
 
