@@ -64,13 +64,13 @@ async def test_loud_neighbours_are_seen(run: Run, neighbours: None) -> None:
 
 @pytest.mark.skipif(not COUNTED, reason="this kernel counts no pressure: the figures are absent")
 async def test_pressure_is_told_of_the_sandbox_alone_where_its_group_tells_it(run: Run) -> None:
-    pressure = (await run("print(1)")).verdict.usage.pressure
+    pressure = (await run(BUSY)).verdict.usage.pressure
     assert pressure is not None
     assert pressure.scope is (PressureScope.SANDBOX if UNIFIED else PressureScope.MACHINE)
 
 
 async def test_what_no_quota_throttles_was_not_throttled(run: Run) -> None:
-    used = (await run("print(1)")).verdict.usage
+    used = (await run(BUSY)).verdict.usage
     assert used.throttled_time in (None, 0)
 
 
