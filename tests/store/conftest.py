@@ -78,19 +78,22 @@ class Store:
 @asynccontextmanager
 async def open_store(database_url: str, nats_url: str, objects: Path) -> AsyncGenerator[Store]:
     engine = open_engine(database_url, connections=8, application="crucible-store-test")
+    reading = open_engine(database_url, connections=8, application="crucible-store-test", autocommit=True)
     try:
-        async with connect_messaging(nats_url, name="store-test") as messaging:
-            database, bucket = Database(engine), open_objects(objects.as_uri())
+        async with connect_messaging(nats_url, name="store-test", echo=False) as messaging:
+            database, bucket = Database(engine, reading), open_objects(objects.as_uri())
+            tower = Watchtower(messaging)
             yield Store(
                 database,
-                Ledger(database, Announcer(messaging), bucket),
-                Histories(database, Watchtower(messaging)),
+                Ledger(database, Announcer(messaging, tower), bucket),
+                Histories(database, tower),
                 Outputs(database, bucket),
                 LocalStore(prefix=objects),
                 messaging,
             )
     finally:
         await engine.dispose()
+        await reading.dispose()
 
 
 @pytest.fixture

@@ -2,15 +2,18 @@
 
 import asyncio
 import hashlib
+from pathlib import Path
 
 import pytest
 
 from crucible.v1 import evaluation_pb2
 from crucible_chassis.errors import ServiceError
 from crucible_contracts import objects
+from crucible_store import histories
 from crucible_store.listing import Page, Query, list_page
+from crucible_testkit import NatsServer
 
-from .conftest import Store
+from .conftest import Store, open_store
 from .samples import LEASE_SECONDS, Run, an_executor, evaluation, heartbeat, new_id
 
 Status = evaluation_pb2.Evaluation
@@ -241,6 +244,27 @@ async def test_a_watch_finds_what_was_never_announced(store: Store) -> None:
     await store.apply(run.output())
     await store.ledger.apply([run.verdict()])
     assert await asyncio.wait_for(watching, 30) == ["queued", "dispatched", "started", "output", "finished"]
+
+
+async def test_a_watch_at_another_store_hears_what_is_announced(
+    store: Store, store_database_url: str, nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(histories, "QUIET_SECONDS", 60.0)  # no look into the database instead
+    which = await make(store)
+
+    async def watch(at: Store, waits: asyncio.Event) -> list[int]:
+        async def waiting() -> None:
+            waits.set()
+
+        return [event.sequence async for event in at.histories.follow(which, after=1, waiting=waiting)]
+
+    async with open_store(store_database_url, nats_server.url, tmp_path / "others") as other, asyncio.timeout(30):
+        waits = [asyncio.Event(), asyncio.Event()]
+        watching = [asyncio.create_task(watch(*each)) for each in zip((store, other), waits, strict=True)]
+        for each in waits:
+            await each.wait()
+        await finish(store)
+        assert [await each for each in watching] == [[2, 3, 4, 5]] * 2
 
 
 async def _kinds(store: Store, which: str, after: int = 0) -> list[str | None]:

@@ -96,8 +96,10 @@ class Messaging:
 
 
 @contextlib.asynccontextmanager
-async def connect_messaging(url: str, *, name: str) -> AsyncGenerator[Messaging]:
+async def connect_messaging(url: str, *, name: str, echo: bool = True) -> AsyncGenerator[Messaging]:
     """A connection to one of the servers in `url` (a comma list), under this client name.
+
+    Without `echo` its own subscriptions do not get what it publishes.
 
     Waits for the first connection as long as it takes, saying so in the log; reconnects for ever; on exit drains for at
     most `DRAIN_SECONDS` if connected.
@@ -109,6 +111,7 @@ async def connect_messaging(url: str, *, name: str) -> AsyncGenerator[Messaging]
         await nc.connect(
             servers=servers,
             name=name,
+            no_echo=not echo,
             connect_timeout=CONNECT_SECONDS,
             reconnect_time_wait=RECONNECT_SECONDS,  # pyright: ignore[reportArgumentType]  typed int, only compared and slept
             max_reconnect_attempts=-1,

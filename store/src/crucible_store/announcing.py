@@ -1,4 +1,4 @@
-"""Tells of what was committed, on core NATS: at most once, so nobody relies on it."""
+"""Tells of what was committed, to others on core NATS: at most once, so nobody relies on it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import Messaging
 from crucible_contracts import subjects
 from crucible_store.convert import StoredEvent
+from crucible_store.watching import Watchtower
 
 log = get_logger(__name__)
 
 
 class Announcer:
-    """Publishes events to their watchers, and wakes the dispatch of pools."""
+    """Tells watchers of events, and wakes the dispatch of pools."""
 
-    def __init__(self, messaging: Messaging) -> None:
+    def __init__(self, messaging: Messaging, tower: Watchtower) -> None:
+        """`messaging` echoes nothing: this process's own watchers are told directly."""
         self._messaging = messaging
+        self._tower = tower
 
     async def announce(self, events: Iterable[StoredEvent], pools: Iterable[str]) -> None:
-        """Publishes, if there is anybody to publish to. Never fails: what is lost is found in the database."""
+        """Tells those who watch from here, and publishes for all others, if that can be done now.
+
+        Never fails: what is lost is found in the database.
+        """
+        events = list(events)
+        for event in events:
+            self._tower.hear(event.evaluation, event.data)
         if not self._messaging.is_connected:
             return
         try:

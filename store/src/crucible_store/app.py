@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from crucible.internal.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 from crucible.v1 import (
     evaluation_query_service_pb2,
@@ -46,10 +48,7 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     server: GrpcServer | None = None
     consumer: AttemptsConsumer | None = None
 
-    # Two pools: however many read and wait, state changes and heartbeats find a connection.
-    for_reads = settings.database_connections // 2
-    database = _open_database(lifetime, settings.database_connections - for_reads)
-    reads = _open_database(lifetime, for_reads)
+    database = _open_database(lifetime)
 
     def ready() -> bool:
         return (
@@ -64,13 +63,14 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     await enter(AdminServer(settings.admin_listen, ready))
     objects = open_objects(settings.object_store_url)
     await housekeeping.wait_for_schema(database)
-    messaging = await enter(connect_messaging(settings.nats_url, name="crucible-store"))
-    ledger = Ledger(database, Announcer(messaging), objects)
-    histories = Histories(reads, Watchtower(messaging))
+    messaging = await enter(connect_messaging(settings.nats_url, name="crucible-store", echo=False))
+    tower = Watchtower(messaging)
+    ledger = Ledger(database, Announcer(messaging, tower), objects)
+    histories = Histories(database, tower)
     consumer = AttemptsConsumer(
         messaging, ledger, lifetime.telemetry.tracer, stream_max_bytes=settings.attempts_max_bytes
     )
-    queries = EvaluationQueryService(reads, histories, Outputs(reads, objects))
+    queries = EvaluationQueryService(database, histories, Outputs(database, objects))
     server = await enter(
         GrpcServer(
             settings.grpc_listen,
@@ -84,7 +84,7 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
                 Registration(
                     runtime_service_pb2.DESCRIPTOR.services_by_name["RuntimeService"],
                     runtime_service_pb2_grpc.add_RuntimeServiceServicer_to_server,
-                    RuntimeService(reads),
+                    RuntimeService(database),
                 ),
                 Registration(
                     ledger_service_pb2.DESCRIPTOR.services_by_name["LedgerService"],
@@ -110,7 +110,17 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     await server.drain()
 
 
-def _open_database(lifetime: Lifetime[StoreSettings], connections: int) -> Database:
-    engine = open_engine(lifetime.settings.database_url, connections=connections, application="crucible-store")
-    lifetime.stack.push_async_callback(engine.dispose)
-    return Database(engine)
+def _open_database(lifetime: Lifetime[StoreSettings]) -> Database:
+    settings = lifetime.settings
+    for_reads = settings.database_connections // 2
+
+    def engine(connections: int, *, autocommit: bool) -> AsyncEngine:
+        opened = open_engine(
+            settings.database_url, connections=connections, application="crucible-store", autocommit=autocommit
+        )
+        lifetime.stack.push_async_callback(opened.dispose)
+        return opened
+
+    return Database(
+        engine(settings.database_connections - for_reads, autocommit=False), engine(for_reads, autocommit=True)
+    )

@@ -20,7 +20,7 @@ from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import MESSAGE_ID_HEADER, Messaging
 from crucible_chassis.telemetry import extract_context
 from crucible_contracts import subjects
-from crucible_store.attempts_stream import ACK_WAIT_SECONDS, Puller, ensure_stream
+from crucible_store.attempts_stream import ACK_WAIT_SECONDS, BATCH, Puller, ensure_stream
 from crucible_store.database import DatabaseAwayError
 from crucible_store.domain.folding import Fate
 from crucible_store.domain.rows import Kind
@@ -37,6 +37,8 @@ MOST_DELAY_SECONDS = 5.0
 """How long a message that is handed back stays away: doubling with each delivery."""
 GIVE_UP_SECONDS = 30.0
 """A predecessor that did not come in this time was lost: the executor sends everything from there again."""
+GATHER_SECONDS = 0.015
+"""What a run says first waits so long for its end: most programs are over by then, and one commit serves them whole."""
 IDLE_SECONDS = 1.0
 """How long the loop waits for a message before it looks around."""
 KEEP_SECONDS = ACK_WAIT_SECONDS / 3
@@ -126,7 +128,7 @@ class AttemptsConsumer:
                     await ensure_stream(self._messaging, max_bytes=self._stream_max_bytes)
                     self._stream_in_doubt = False
                 fresh = await self._puller.messages(TRY_SECONDS if self._held else IDLE_SECONDS)
-                batch = self._with_held([_in_hand(message) for message in fresh])
+                batch = self._with_held(await self._gathered([_in_hand(message) for message in fresh]))
                 if batch:
                     await self._process(batch)
         finally:
@@ -153,6 +155,16 @@ class AttemptsConsumer:
 
     def _on_trouble(self) -> None:
         self._stream_in_doubt = True
+
+    async def _gathered(self, fresh: list[_InHand]) -> list[_InHand]:
+        """What has come, and what comes within a moment of runs that have only just begun."""
+        while fresh and len(fresh) < BATCH and _only_begins(fresh):
+            left = fresh[0].taken_at + GATHER_SECONDS - time.monotonic()
+            more = await self._puller.messages(left) if left > 0 else []
+            if not more:
+                break
+            fresh += map(_in_hand, more)
+        return fresh
 
     def _with_held(self, fresh: list[_InHand]) -> list[_InHand]:
         """What is to be tried now: new messages, and the held ones that they or the time may have freed."""
@@ -249,6 +261,16 @@ class AttemptsConsumer:
                 "crucible.message": message.kind.name.lower(),
             },
         ).end()
+
+
+def _only_begins(batch: Sequence[_InHand]) -> bool:
+    """Every message is of a run whose first is among them, and none is a run's last."""
+    messages = [item.delivery.message for item in batch]
+    begun = {message.run for message in messages if message is not None and message.kind is Kind.STARTED}
+    return all(
+        message is not None and message.run in begun and message.kind in (Kind.STARTED, Kind.PROGRESS)
+        for message in messages
+    )
 
 
 async def _tell(publish: Awaitable[None]) -> None:

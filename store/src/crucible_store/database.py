@@ -6,10 +6,11 @@ Owns no table.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import psycopg
@@ -23,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from crucible_chassis.errors import ServiceError
 from crucible_chassis.logs import get_logger
+from crucible_store.transaction import Transaction
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -41,6 +43,7 @@ RETRY_AFTER_SECONDS = 2.0
 """What callers are told while the database is away."""
 
 T = TypeVar("T")
+C = TypeVar("C")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
 log = get_logger(__name__)
@@ -86,8 +89,8 @@ _DATA = ("22", "23")
 
 def trouble_of(error: BaseException) -> Trouble:
     """Sorts what SQLAlchemy, psycopg or the loop raised."""
-    if isinstance(error, sqlalchemy.exc.DBAPIError):
-        original = error.orig
+    if isinstance(error, (sqlalchemy.exc.DBAPIError, psycopg.Error)):
+        original = _original(error)
         sqlstate = original.sqlstate if isinstance(original, psycopg.Error) else None
         if sqlstate is not None:
             if sqlstate in _CONTENTION:
@@ -95,7 +98,9 @@ def trouble_of(error: BaseException) -> Trouble:
             if sqlstate.startswith(_AWAY):
                 return Trouble.AWAY
             return Trouble.DATA if sqlstate.startswith(_DATA) else Trouble.OTHER
-        if error.connection_invalidated or isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError)):
+        if isinstance(original, (psycopg.OperationalError, psycopg.InterfaceError)) or (
+            isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated
+        ):
             return Trouble.AWAY
         # The driver could not even send the value (a NUL in text, a number out of its range).
         return Trouble.DATA if isinstance(original, psycopg.DataError) else Trouble.OTHER
@@ -104,8 +109,12 @@ def trouble_of(error: BaseException) -> Trouble:
     return Trouble.OTHER
 
 
-def open_engine(url: str, *, connections: int, application: str) -> AsyncEngine:
-    """An engine that connects at first use. UUIDs come as text, times in UTC."""
+def open_engine(url: str, *, connections: int, application: str, autocommit: bool = False) -> AsyncEngine:
+    """An engine that connects at first use. UUIDs come as text, times in UTC.
+
+    `autocommit`: each statement is for itself. It is said of the whole engine, since to switch a connection is a step
+    more in which a caller who leaves would lose it.
+    """
     options = (
         f"-c timezone=UTC -c jit=off -c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={LOCK_MILLISECONDS}"
         # A store that was cut off in the middle of a transaction must not hold its locks for ever.
@@ -113,6 +122,7 @@ def open_engine(url: str, *, connections: int, application: str) -> AsyncEngine:
     )
     engine = create_async_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         pool_size=connections,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
@@ -137,11 +147,12 @@ def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
 
 
 class Database:
-    """Transactions and reads on an engine."""
+    """Transactions and reads. Two pools: however many read, state changes and heartbeats find a connection."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, reading: AsyncEngine) -> None:
+        """`reading` is one with `autocommit`."""
         self._engine = engine
-        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._reading = reading
         self._reachable = False
 
     @property
@@ -155,11 +166,15 @@ class Database:
         It must be safe to repeat after a commit whose answer was lost. Raises DatabaseAwayError, DataRefusedError, and
         what `work` raises, which rolls back.
         """
-        return await self._run(self._engine, work, begin=True)
+        return await self._run(self._engine.begin, work)
+
+    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """As `transact`, in fewer round trips; where `work` has committed, nothing is left to do after it."""
+        return await self._run(self._open, work)
 
     async def read(self, work: Work[T]) -> T:
         """Runs `work`, each of its statements for itself. Raises as `transact`."""
-        return await self._run(self._reading, work, begin=False)
+        return await self._run(self._reading.connect, work)
 
     async def probe(self) -> bool:
         """Asks the database for a sign of life."""
@@ -169,20 +184,42 @@ class Database:
             return False
         return True
 
-    async def _run(self, engine: AsyncEngine, work: Work[T], *, begin: bool) -> T:
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncGenerator[Transaction]:
+        async with self._engine.connect() as connection:
+            pooled = await connection.get_raw_connection()
+            driver = cast("psycopg.AsyncConnection[tuple[Any, ...]]", pooled.driver_connection)
+            try:
+                transaction = Transaction(driver, self._engine.dialect)
+                yield transaction
+                await transaction.commit()
+            except BaseException:
+                pgconn = driver.pgconn
+                if (
+                    driver.closed
+                    or pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
+                    or pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF
+                ):
+                    # Lost, or in the middle of something: nobody gets it again.
+                    await connection.invalidate()
+                raise
+
+    async def _run(
+        self, open_: Callable[[], contextlib.AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
+    ) -> T:
         contentions = 0
         cut = False
         while True:
             try:
-                async with asyncio.timeout(WORK_SECONDS), engine.begin() if begin else engine.connect() as connection:
+                async with asyncio.timeout(WORK_SECONDS), open_() as connection:
                     answer = await work(connection)
-            except (sqlalchemy.exc.SQLAlchemyError, TimeoutError, OSError) as exc:
+            except (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, TimeoutError, OSError) as exc:
                 trouble = trouble_of(exc)
                 if trouble is Trouble.CONTENTION and contentions < RETRIES:
                     contentions += 1
                     await asyncio.sleep(random.uniform(0, 0.005 * 2**contentions))  # noqa: S311  spreads, hides nothing
                     continue
-                if trouble is Trouble.AWAY and not cut and isinstance(exc, sqlalchemy.exc.DBAPIError):
+                if trouble is Trouble.AWAY and not cut and _original(exc) is not None:
                     # A pooled connection that a restart of the server cut: a new one tells whether it is away.
                     cut = True
                     continue
@@ -211,7 +248,13 @@ async def _probe(connection: AsyncConnection) -> None:
     await connection.execute(sa.text("SELECT 1"))
 
 
+def _original(error: BaseException) -> BaseException | None:
+    """What the driver raised."""
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return error.orig
+    return error if isinstance(error, psycopg.Error) else None
+
+
 def _sqlstate(error: BaseException) -> str:
-    if isinstance(error, sqlalchemy.exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
-        return error.orig.sqlstate or ""
-    return ""
+    original = _original(error)
+    return (original.sqlstate or "") if isinstance(original, psycopg.Error) else ""

@@ -86,15 +86,13 @@ class LedgerService(pb2_grpc.LedgerServiceServicer):
         self, request: pb2.CancelEvaluationRequest, context: Context
     ) -> pb2.CancelEvaluationResponse:
         """Cancels an evaluation."""
-        asked = await self._ledger.cancel(_id(request.id))
-        return pb2.CancelEvaluationResponse(evaluation=asked.evaluation, executor_id=asked.executor, token=asked.token)
+        return await self._ledger.cancel(_id(request.id))
 
     async def RequeueEvaluation(
         self, request: pb2.RequeueEvaluationRequest, context: Context
     ) -> pb2.RequeueEvaluationResponse:
         """Requeues a FAILED evaluation."""
-        asked = await self._ledger.requeue(_id(request.id))
-        return pb2.RequeueEvaluationResponse(evaluation=asked.evaluation)
+        return await self._ledger.requeue(_id(request.id))
 
 
 def _seconds(lease: Duration) -> float:

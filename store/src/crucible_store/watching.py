@@ -67,6 +67,11 @@ class Watchtower:
         self._listeners: dict[str, set[Listener]] = {}
         self._subscriptions: dict[str, Subscription] = {}
 
+    def hear(self, evaluation: str, data: bytes) -> None:
+        """An announcement, for those who listen."""
+        for listener in self._listeners.get(evaluation, ()):
+            listener.offer(data)
+
     @contextlib.asynccontextmanager
     async def listen(self, evaluation: str) -> AsyncGenerator[Listener]:
         """What is announced of an evaluation from now on: the server knows of the subscription before the body runs."""
@@ -90,8 +95,7 @@ class Watchtower:
                 subject = subjects.events("*", evaluation)
 
                 async def take(message: Msg) -> None:
-                    for listener in self._listeners.get(evaluation, ()):
-                        listener.offer(message.data)
+                    self.hear(evaluation, message.data)
 
                 subscription = await self._messaging.nc.subscribe(subject, cb=take)
                 if evaluation in self._subscriptions or evaluation not in self._listeners:

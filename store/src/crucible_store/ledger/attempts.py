@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from crucible_store import convert
 from crucible_store.convert import UnreadableError
 from crucible_store.database import Database, DataRefusedError
 from crucible_store.domain.folding import Fate, fold
 from crucible_store.domain.rows import Kind, Message, Row
 from crucible_store.domain.states import OPEN, Status
-from crucible_store.ledger.hot import Changes, Parked, lock, write, write_afterwards
+from crucible_store.ledger.hot import Changes, Parked, lock, write
+from crucible_store.transaction import Transaction
 
 MAX_PARKED_BYTES = 1024 * 1024
 """Of a message that is set aside; what is beyond is cut."""
@@ -79,7 +78,7 @@ async def apply(database: Database, deliveries: Sequence[Delivery], *, jitter: C
     """
     batch = list(enumerate(deliveries))
     try:
-        return [await database.transact(lambda c: _apply(c, batch, jitter))]
+        return [await database.write(lambda c: _apply(c, batch, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
         by_evaluation: dict[str, list[tuple[int, Delivery]]] = {}
@@ -95,23 +94,23 @@ async def _apply_alone(
 ) -> list[Applied]:
     """One evaluation; where its data are refused, message by message, setting aside the one at fault."""
     try:
-        return [await database.transact(lambda c: _apply(c, part, jitter))]
+        return [await database.write(lambda c: _apply(c, part, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
         for place, delivery in sorted(part, key=lambda item: item[1].message.number if item[1].message else 0):
             try:
-                done.append(await database.transact(lambda c, one=[(place, delivery)]: _apply(c, one, jitter)))
+                done.append(await database.write(lambda c, one=[(place, delivery)]: _apply(c, one, jitter)))
             except DataRefusedError as exc:
                 assert delivery.message is not None
                 parked = replace(delivery, message=replace(delivery.message, parked=True, executor=None))
                 done.append(
-                    await database.transact(lambda c, one=[(place, parked)], why=str(exc): _apply(c, one, jitter, why))
+                    await database.write(lambda c, one=[(place, parked)], why=str(exc): _apply(c, one, jitter, why))
                 )
         return done
 
 
 async def _apply(
-    connection: AsyncConnection,
+    transaction: Transaction,
     batch: Sequence[tuple[int, Delivery]],
     jitter: Callable[[], float],
     refused: str = "it cannot be read",
@@ -122,7 +121,7 @@ async def _apply(
     for place, delivery in batch:
         applied.fates[place] = Fate.DROPPED
         by_evaluation.setdefault(delivery.evaluation, []).append((place, delivery))
-    rows, now = await lock(connection, [evaluation for evaluation in by_evaluation if evaluation])
+    rows, now = await lock(transaction, [evaluation for evaluation in by_evaluation if evaluation])
     for evaluation, part in by_evaluation.items():
         row = rows.get(evaluation)
         if row is None or now is None:
@@ -154,10 +153,7 @@ async def _apply(
             changes.results.append((evaluation, after.generation, after.attempt, verdict.run, convert.result(verdict)))
         if folded.frees_slot:
             changes.pools.add(row.pool)
-    if changes.rows or changes.parked:
-        await write(connection, changes)
-    if changes.afterwards:
-        await write_afterwards(connection, changes)
+    await write(transaction, changes)
     return applied
 
 

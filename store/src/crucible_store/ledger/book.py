@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from crucible.internal.v1 import heartbeat_pb2, ledger_service_pb2
 from crucible.v1 import evaluation_pb2
 from crucible_store import convert, reading
@@ -18,6 +16,7 @@ from crucible_store.ledger.attempts import Applied, Delivery
 from crucible_store.ledger.creating import Created
 from crucible_store.ledger.leasing import MAX_LEASES, Leased
 from crucible_store.ledger.requests import Asked
+from crucible_store.transaction import Transaction
 
 
 class Programs(Protocol):
@@ -78,56 +77,57 @@ class Ledger:
         # second look would cost each first call a statement, so it is taken where an insert has failed.
         again = False
 
-        async def work(
-            connection: AsyncConnection,
-        ) -> tuple[Created, dict[str, evaluation_pb2.Evaluation], Leased | None]:
-            created = await creating.create(connection, items, again=again)
-            others = [created.known.get(item.id, item.id) for item in items if item.id not in created.made]
-            old = await reading.get_many(connection, others) if others else {}
-            leased = None
-            if lease_seconds is not None and created.made:
-                leased = await leasing.lease_unless_busy(
-                    connection, pool=items[0].pool, limit=MAX_LEASES, seconds=lease_seconds
-                )
-            return created, old, leased
+        async def work(transaction: Transaction) -> tuple[Created, Leased | None]:
+            turn = None
+            if lease_seconds is not None:
+                turn = leasing.Turn(transaction, pool=items[0].pool, limit=MAX_LEASES, seconds=lease_seconds)
+            created = await creating.create(transaction, items, again=again)
+            return created, await turn.lease() if turn is not None and created.made else None
 
         try:
-            return await self._database.transact(work)
+            created, leased = await self._database.write(work)
         except DataRefusedError:
             again = True
-            return await self._database.transact(work)
+            created, leased = await self._database.write(work)
+        others = [created.known.get(item.id, item.id) for item in items if item.id not in created.made]
+        old = await self._database.read(lambda c: reading.get_many(c, others)) if others else {}
+        return created, old, leased
 
     async def lease(self, *, pool: str, limit: int, seconds: float) -> ledger_service_pb2.LeaseEvaluationsResponse:
         """Takes leases."""
-        leased = await self._database.transact(lambda c: leasing.lease(c, pool=pool, limit=limit, seconds=seconds))
+        leased = await self._database.write(lambda t: leasing.lease(t, pool=pool, limit=limit, seconds=seconds))
         await self._announcements.announce(leased.events, ())
         return ledger_service_pb2.LeaseEvaluationsResponse(jobs=leased.jobs, more=leased.more)
 
     async def heartbeat(self, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> heartbeat_pb2.HeartbeatReply:
         """Records a heartbeat."""
-        beat = await self._database.transact(lambda c: heartbeats.record(c, heartbeat, seconds=seconds))
+        beat = await self._database.write(lambda t: heartbeats.record(t, heartbeat, seconds=seconds))
         await self._announcements.announce((), beat.pools)
         return beat.reply
 
     async def list_lapsed(self, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
         """Leases that have lapsed."""
-        return await self._database.read(lambda c: reaping.list_lapsed(c, limit=limit))
+        return await self._database.write(lambda t: reaping.list_lapsed(t, limit=limit))
 
     async def judge_lapsed(
         self, leases: Sequence[ledger_service_pb2.LapsedLease]
     ) -> ledger_service_pb2.JudgeLapsedLeasesResponse:
         """Judges leases that are lapsed still."""
-        reaped = await self._database.transact(lambda c: reaping.judge_lapsed(c, leases, jitter=random.random))
+        reaped = await self._database.write(lambda t: reaping.judge_lapsed(t, leases, jitter=random.random))
         await self._announcements.announce(reaped.changes.events, reaped.changes.pools)
         return ledger_service_pb2.JudgeLapsedLeasesResponse(requeued=reaped.requeued, failed=reaped.failed)
 
-    async def cancel(self, evaluation: str) -> Asked:
+    async def cancel(self, evaluation: str) -> ledger_service_pb2.CancelEvaluationResponse:
         """Cancels an evaluation."""
-        return await self._announced(await self._database.transact(lambda c: requests.cancel(c, evaluation)))
+        asked = await self._database.write(lambda t: requests.cancel(t, evaluation))
+        return ledger_service_pb2.CancelEvaluationResponse(
+            evaluation=await self._announced(evaluation, asked), executor_id=asked.executor, token=asked.token
+        )
 
-    async def requeue(self, evaluation: str) -> Asked:
+    async def requeue(self, evaluation: str) -> ledger_service_pb2.RequeueEvaluationResponse:
         """Requeues a FAILED evaluation."""
-        return await self._announced(await self._database.transact(lambda c: requests.requeue(c, evaluation)))
+        asked = await self._database.write(lambda t: requests.requeue(t, evaluation))
+        return ledger_service_pb2.RequeueEvaluationResponse(evaluation=await self._announced(evaluation, asked))
 
     async def apply(self, deliveries: Sequence[Delivery]) -> list[Applied]:
         """Applies what executors said; the caller acknowledges, then calls `announce`."""
@@ -138,9 +138,9 @@ class Ledger:
         for part in applied:
             await self._announcements.announce(part.changes.events, part.changes.pools)
 
-    async def _announced(self, asked: Asked) -> Asked:
+    async def _announced(self, evaluation: str, asked: Asked) -> evaluation_pb2.Evaluation | None:
         await self._announcements.announce(asked.changes.events, asked.changes.pools)
-        return asked
+        return await self._database.read(lambda c: reading.get(c, evaluation))
 
 
 def _as_created(item: Admitted, created: Created) -> evaluation_pb2.Evaluation:

@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible_chassis.errors import ServiceError
 from crucible_store import convert
 from crucible_store.convert import Admitted, StoredEvent
 from crucible_store.domain.states import Status
 from crucible_store.ledger.hot import INSERT_EVENTS, arrays, event_arrays, unnest
+from crucible_store.transaction import Transaction
 
 _KEY = {"tenant": "text", "request_id": "text", "request_hash": "text", "evaluation": "uuid"}
 
@@ -86,21 +86,21 @@ class Created:
     pools: set[str] = field(default_factory=set[str])
 
 
-async def create(connection: AsyncConnection, new: Sequence[Admitted], *, again: bool) -> Created:
-    """Writes evaluations. `again`: an earlier try may have been committed.
+async def create(transaction: Transaction, new: Sequence[Admitted], *, again: bool) -> Created:
+    """Writes evaluations, with the statement that comes next. `again`: an earlier try may have been committed.
 
     Raises ServiceError ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     keyed = [item for item in new if item.request_id]
-    row = (await connection.execute(_CLAIM, arrays("key", _KEY, [_key(item) for item in keyed]))).one()
+    row = (await transaction.execute(_CLAIM, arrays("key", _KEY, [_key(item) for item in keyed]))).one()
     created = Created(row[0])
     claimed = set[str](row[1])
     unclaimed = [item for item in keyed if item.id not in claimed]
     if unclaimed:
-        created.known = await _known(connection, unclaimed)
+        created.known = await _known(transaction, unclaimed)
     fresh = [item for item in new if item.id not in created.known]
     if again and fresh:
-        answer = await connection.execute(_EXISTING, {"ids": [item.id for item in fresh]})
+        answer = await transaction.execute(_EXISTING, {"ids": [item.id for item in fresh]})
         existing = set(answer.scalars())
         fresh = [item for item in fresh if item.id not in existing]
     if not fresh:
@@ -111,7 +111,7 @@ async def create(connection: AsyncConnection, new: Sequence[Admitted], *, again:
         convert.queued_event(item.id, item.tenant, sequence=1, generation=1, attempt=0, time=created.time)
         for item in fresh
     ]
-    await connection.execute(
+    transaction.later(
         _CREATE,
         arrays("new", _NEW, [_columns(item) for item in fresh])
         | arrays(
@@ -125,9 +125,9 @@ async def create(connection: AsyncConnection, new: Sequence[Admitted], *, again:
     return created
 
 
-async def _known(connection: AsyncConnection, items: Sequence[Admitted]) -> dict[str, str]:
+async def _known(transaction: Transaction, items: Sequence[Admitted]) -> dict[str, str]:
     keys = arrays("key", {"tenant": "text", "request_id": "text"}, [(item.tenant, item.request_id) for item in items])
-    found = {(row["tenant"], row["request_id"]): row for row in (await connection.execute(_KNOWN, keys)).mappings()}
+    found = {(row["tenant"], row["request_id"]): row for row in (await transaction.execute(_KNOWN, keys)).mappings()}
     known: dict[str, str] = {}
     for item in items:
         row = found[item.tenant, item.request_id]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible.internal.v1 import heartbeat_pb2
 from crucible_store import convert
 from crucible_store.domain.replies import Lease, reply
 from crucible_store.domain.states import Status
 from crucible_store.ledger.hot import LEASED_SQL, arrays, unnest
+from crucible_store.transaction import Rows, Transaction
 
 _ANNOUNCE = sa.text("""
 WITH before AS (
@@ -46,6 +46,9 @@ FROM held JOIN locked USING (id)
 """)  # noqa: S608  constants
 
 
+_NOTHING = sa.text("SELECT 1")
+
+
 @dataclass(frozen=True, slots=True)
 class Beat:
     """What a heartbeat came to."""
@@ -55,13 +58,15 @@ class Beat:
     """Where capacity changed."""
 
 
-async def record(connection: AsyncConnection, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> Beat:
+async def record(transaction: Transaction, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> Beat:
     """Records the announcement and extends leases to so many seconds from now."""
-    pools = await _announce(connection, heartbeat.executor) if heartbeat.HasField("executor") else frozenset[str]()
-    leases = await _extend(connection, heartbeat.runs, seconds) if heartbeat.runs else {}
-    if not pools and not heartbeat.runs and not heartbeat.HasField("executor"):
+    announced = _announce(transaction, heartbeat.executor) if heartbeat.HasField("executor") else None
+    extended = _extend(transaction, heartbeat.runs, seconds) if heartbeat.runs else None
+    if announced is None and extended is None:
         # A reaper's probe asks whether the way down to here is open.
-        await connection.execute(sa.text("SELECT 1"))
+        transaction.later(_NOTHING, {})
+    await transaction.commit()
+    leases = _leases(extended) if extended is not None else {}
     return Beat(
         heartbeat_pb2.HeartbeatReply(
             runs=[
@@ -71,39 +76,42 @@ async def record(connection: AsyncConnection, heartbeat: heartbeat_pb2.Heartbeat
                 for place, held in enumerate(heartbeat.runs)
             ]
         ),
-        pools,
+        _changed(heartbeat.executor, announced) if announced is not None else frozenset(),
     )
 
 
-async def _announce(connection: AsyncConnection, executor: heartbeat_pb2.ExecutorAnnouncement) -> frozenset[str]:
-    before = (
-        await connection.execute(
-            _ANNOUNCE,
-            {
-                "id": executor.executor.id,
-                "host": executor.executor.host,
-                "pool": executor.pool,
-                "slots": executor.slots,
-                "runtimes": list(executor.runtimes),
-            },
-        )
-    ).one_or_none()
+def _announce(transaction: Transaction, executor: heartbeat_pb2.ExecutorAnnouncement) -> Rows:
+    return transaction.later(
+        _ANNOUNCE,
+        {
+            "id": executor.executor.id,
+            "host": executor.executor.host,
+            "pool": executor.pool,
+            "slots": executor.slots,
+            "runtimes": list(executor.runtimes),
+        },
+    )
+
+
+def _changed(executor: heartbeat_pb2.ExecutorAnnouncement, before: Rows) -> frozenset[str]:
+    """The pool where an executor's capacity is another than before."""
     now = (executor.pool, executor.slots, list(executor.runtimes))
-    return frozenset() if before is not None and tuple(before) == now else frozenset({executor.pool})
+    same = any((row["pool"], row["slots"], row["runtimes"]) == now for row in before.mappings())
+    return frozenset() if same else frozenset({executor.pool})
 
 
-async def _extend(
-    connection: AsyncConnection, runs: Sequence[heartbeat_pb2.HeldRun], seconds: float
-) -> dict[int, Lease]:
+def _extend(transaction: Transaction, runs: Sequence[heartbeat_pb2.HeldRun], seconds: float) -> Rows:
     # A run that names no UUIDs is none of ours: it is answered as unknown.
     held = [
         (place, run.evaluation_id, run.attempt, run.token, run.run)
         for place, run in enumerate(runs)
         if all(map(convert.is_uuid, (run.evaluation_id, run.token, run.run)))
     ]
-    parameters = arrays("held", _HELD, held) | {"lease": timedelta(seconds=seconds)}
-    rows = (await connection.execute(_EXTEND, parameters)).mappings()
+    return transaction.later(_EXTEND, arrays("held", _HELD, held) | {"lease": timedelta(seconds=seconds)})
+
+
+def _leases(extended: Rows) -> dict[int, Lease]:
     return {
         row["place"]: Lease(Status(row["status"]), row["attempt"], row["token"], row["run"], row["run_events"])
-        for row in rows
+        for row in extended.mappings()
     }

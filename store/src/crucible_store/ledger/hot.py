@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible_store.convert import Columns, StoredEvent, StoredResult
 from crucible_store.domain.rows import AttemptRecord, Row
 from crucible_store.domain.states import LEASED, Cause, Reason, Status
+from crucible_store.transaction import Transaction
 
 LEASED_SQL = ", ".join(str(int(status)) for status in sorted(LEASED))
 """The states that hold a lease, as literals: a parameter would hide the partial index from the planner."""
@@ -181,9 +181,9 @@ def row_of(columns: Columns) -> Row:
     )
 
 
-async def lock(connection: AsyncConnection, ids: Sequence[str]) -> tuple[dict[str, Row], datetime | None]:
+async def lock(transaction: Transaction, ids: Sequence[str]) -> tuple[dict[str, Row], datetime | None]:
     """Locks rows in the order of their ids; what is not there is left out. The time is the database's."""
-    answer = await connection.execute(_LOCK, {"ids": list(ids)})
+    answer = await transaction.execute(_LOCK, {"ids": list(ids)})
     rows: dict[str, Row] = {}
     now: datetime | None = None
     for columns in answer.mappings():
@@ -202,10 +202,18 @@ def event_arrays(events: Sequence[StoredEvent]) -> dict[str, list[Any]]:
     )
 
 
-async def write(connection: AsyncConnection, changes: Changes) -> None:
-    """Writes everything but `afterwards` in one statement. The rows must be locked."""
-    await connection.execute(
-        _WRITE,
+async def write(transaction: Transaction, changes: Changes) -> None:
+    """Writes all of it, where there is any, and commits. The rows must be locked."""
+    if changes.rows or changes.parked:
+        transaction.later(_WRITE, _parameters(changes))
+    if changes.afterwards:
+        # Each once: what is told twice stays as it was told first.
+        transaction.later(_WRITE_AFTERWARDS, arrays("told", _AFTERWARDS, changes.afterwards))
+    await transaction.commit()
+
+
+def _parameters(changes: Changes) -> dict[str, list[Any]]:
+    return (
         arrays("hot", {"id": "uuid", **_WRITTEN}, [_columns(row) for row in changes.rows])
         | event_arrays(changes.events)
         | arrays("attempt", _ATTEMPT, [_attempt(*attempt) for attempt in changes.attempts])
@@ -217,13 +225,8 @@ async def write(connection: AsyncConnection, changes: Changes) -> None:
                 for evaluation, generation, attempt, run, result in changes.results
             ],
         )
-        | arrays("parked", _PARKED, [(p.subject, p.message_id, p.reason, p.message) for p in changes.parked]),
+        | arrays("parked", _PARKED, [(p.subject, p.message_id, p.reason, p.message) for p in changes.parked])
     )
-
-
-async def write_afterwards(connection: AsyncConnection, changes: Changes) -> None:
-    """Adds to results that are there, each once; what is told twice stays as it was told first."""
-    await connection.execute(_WRITE_AFTERWARDS, arrays("told", _AFTERWARDS, changes.afterwards))
 
 
 def _columns(row: Row) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible.internal.v1 import ledger_service_pb2
 from crucible_store import convert
@@ -14,6 +13,7 @@ from crucible_store.convert import StoredEvent
 from crucible_store.domain.states import Status, Trigger, move
 from crucible_store.ledger.hot import INSERT_EVENTS, LEASED_SQL, event_arrays
 from crucible_store.reading import LIVE_EXECUTORS
+from crucible_store.transaction import Transaction
 
 MAX_LEASES = 64
 """Taken at one time."""
@@ -79,25 +79,34 @@ class Leased:
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
 
 
-async def lease(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased:
-    """Takes up to `limit` leases that hold for so many seconds."""
-    await connection.execute(_ONE_AT_A_TIME, {"pool": pool})
-    return await _lease(connection, pool=pool, limit=limit, seconds=seconds)
+async def lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
+    """Takes up to `limit` leases that hold for so many seconds, and commits where it took any."""
+    transaction.later(_ONE_AT_A_TIME, {"pool": pool})
+    return await _lease(transaction, pool=pool, limit=limit, seconds=seconds)
 
 
-async def lease_unless_busy(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased | None:
-    """The same at the end of a transaction that has other work to do; None while another takes leases of this pool."""
-    if not (await connection.execute(_IF_NOBODY_ELSE, {"pool": pool})).scalar_one():
-        return None
-    return await _lease(connection, pool=pool, limit=limit, seconds=seconds)
+class Turn:
+    """To lease at the end of a transaction that has other work to do, unless another takes leases of this pool."""
+
+    def __init__(self, transaction: Transaction, *, pool: str, limit: int, seconds: float) -> None:
+        """It is ours, or another's, with the transaction's next statement."""
+        self._transaction = transaction
+        self._pool = pool
+        self._limit = limit
+        self._seconds = seconds
+        self._ours = transaction.later(_IF_NOBODY_ELSE, {"pool": pool})
+
+    async def lease(self) -> Leased | None:
+        """As `lease`; None where it is another's."""
+        if not self._ours.one()[0]:
+            return None
+        return await _lease(self._transaction, pool=self._pool, limit=self._limit, seconds=self._seconds)
 
 
-async def _lease(connection: AsyncConnection, *, pool: str, limit: int, seconds: float) -> Leased:
+async def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
     rows = (
-        (await connection.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)}))
-        .mappings()
-        .all()
-    )
+        await transaction.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)})
+    ).mappings()
     leased = Leased()
     if not rows:
         return leased
@@ -115,11 +124,8 @@ async def _lease(connection: AsyncConnection, *, pool: str, limit: int, seconds:
         )
         for row in rows
     ]
-    requests = {
-        row["evaluation"]: row
-        for row in (
-            await connection.execute(_RECORD, event_arrays(leased.events) | {"ids": [row["id"] for row in rows]})
-        ).mappings()
-    }
+    recorded = transaction.later(_RECORD, event_arrays(leased.events) | {"ids": [row["id"] for row in rows]})
+    await transaction.commit()
+    requests = {row["evaluation"]: row for row in recorded.mappings()}
     leased.jobs = [convert.job({**requests[row["id"]], **row}, dispatch_time=now) for row in rows]
     return leased

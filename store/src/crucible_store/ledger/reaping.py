@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible.internal.v1 import ledger_service_pb2
 from crucible_store import convert
 from crucible_store.domain.judging import judge
 from crucible_store.domain.states import Cause, Status
 from crucible_store.ledger.hot import LEASED_SQL, Changes, arrays, row_of, unnest, write
+from crucible_store.transaction import Transaction
 
 _LAPSED = f"status IN ({LEASED_SQL}) AND lease_until < clock_timestamp()"
 
@@ -43,14 +43,18 @@ class Reaped:
     changes: Changes = field(default_factory=Changes)
 
 
-async def list_lapsed(connection: AsyncConnection, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
+async def list_lapsed(transaction: Transaction, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
     """Leases that have lapsed, oldest first."""
-    rows = (await connection.execute(_LIST, {"limit": limit})).all()
-    return [ledger_service_pb2.LapsedLease(evaluation_id=row[0], attempt=row[1], token=row[2]) for row in rows]
+    rows = transaction.later(_LIST, {"limit": limit})
+    await transaction.commit()
+    return [
+        ledger_service_pb2.LapsedLease(evaluation_id=row["id"], attempt=row["attempt"], token=row["token"])
+        for row in rows.mappings()
+    ]
 
 
 async def judge_lapsed(
-    connection: AsyncConnection, leases: Sequence[ledger_service_pb2.LapsedLease], *, jitter: Callable[[], float]
+    transaction: Transaction, leases: Sequence[ledger_service_pb2.LapsedLease], *, jitter: Callable[[], float]
 ) -> Reaped:
     """Judges those of the leases that are lapsed still."""
     # Each once: a lease that is named twice has lapsed once.
@@ -62,7 +66,7 @@ async def judge_lapsed(
         }
     )
     reaped = Reaped()
-    for columns in (await connection.execute(_TAKE, arrays("seen", _LEASE, seen))).mappings():
+    for columns in (await transaction.execute(_TAKE, arrays("seen", _LEASE, seen))).mappings():
         row = row_of(columns)
         entry = judge(row, cause=Cause.INFRASTRUCTURE, now=columns["now"], jitter=jitter(), keeps_run=True)
         if row.status is Status.FAILED:
@@ -72,6 +76,5 @@ async def judge_lapsed(
         reaped.changes.rows.append(row)
         reaped.changes.events.append(convert.event(row.id, row.tenant, entry))
         reaped.changes.pools.add(row.pool)
-    if reaped.changes.rows:
-        await write(connection, reaped.changes)
+    await write(transaction, reaped.changes)
     return reaped

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import grpc
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from crucible.v1 import evaluation_pb2
 from crucible_chassis.errors import ServiceError
-from crucible_store import convert, reading
+from crucible_store import convert
 from crucible_store.domain.rows import Row
 from crucible_store.domain.states import FINAL, LEASED, Cause, Reason, Status, Trigger, move
 from crucible_store.ledger.hot import Changes, lock, write
+from crucible_store.transaction import Transaction
 
 
 @dataclass(slots=True)
 class Asked:
     """What became of it."""
 
-    evaluation: evaluation_pb2.Evaluation
     executor: str = ""
     """Of a cancel: who had claimed it."""
     token: str = ""
@@ -37,14 +35,14 @@ def not_found(evaluation: str) -> ServiceError:
     )
 
 
-async def cancel(connection: AsyncConnection, evaluation: str) -> Asked:
+async def cancel(transaction: Transaction, evaluation: str) -> Asked:
     """Cancels. Raises ServiceError NOT_FOUND, FAILED_PRECONDITION (EVALUATION_FINAL)."""
-    rows, now = await lock(connection, [evaluation])
+    rows, now = await lock(transaction, [evaluation])
     if now is None:
         raise not_found(evaluation)
     row = rows[evaluation]
     if row.status is Status.CANCELLED:
-        return Asked(await _read(connection, row))
+        return Asked()
     if row.status in FINAL:
         raise _wrong_status("EVALUATION_FINAL", "the evaluation is final and cannot be cancelled", row)
     changes = Changes(rows=[row])
@@ -66,13 +64,13 @@ async def cancel(connection: AsyncConnection, evaluation: str) -> Asked:
             time=now,
         )
     )
-    await write(connection, changes)
-    return Asked(await _read(connection, row), executor or "", token or "", changes)
+    await write(transaction, changes)
+    return Asked(executor or "", token or "", changes)
 
 
-async def requeue(connection: AsyncConnection, evaluation: str) -> Asked:
+async def requeue(transaction: Transaction, evaluation: str) -> Asked:
     """Puts a FAILED evaluation back. Raises ServiceError NOT_FOUND, FAILED_PRECONDITION (EVALUATION_NOT_FAILED)."""
-    rows, now = await lock(connection, [evaluation])
+    rows, now = await lock(transaction, [evaluation])
     if now is None:
         raise not_found(evaluation)
     row = rows[evaluation]
@@ -96,14 +94,8 @@ async def requeue(connection: AsyncConnection, evaluation: str) -> Asked:
             time=now,
         )
     )
-    await write(connection, changes)
-    return Asked(await _read(connection, row), changes=changes)
-
-
-async def _read(connection: AsyncConnection, row: Row) -> evaluation_pb2.Evaluation:
-    evaluation = await reading.get(connection, row.id)
-    assert evaluation is not None
-    return evaluation
+    await write(transaction, changes)
+    return Asked(changes=changes)
 
 
 def _wrong_status(reason: str, message: str, row: Row) -> ServiceError:
