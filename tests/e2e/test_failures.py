@@ -36,12 +36,6 @@ def require_each_once(stack: Stack, ids: list[str]) -> None:
         assert kinds == {"queued": 1, "finished": 1}
 
 
-@pytest.mark.timeout(300)
-def test_two_hundred_at_once_all_end_each_once(stack: Stack) -> None:
-    ids = submit(stack, 200)
-    require_each_once(stack, ids)
-
-
 def kill_executor(stack: Stack) -> None:
     stack.kill("executor")
 
@@ -66,19 +60,21 @@ def kill_scheduler(stack: Stack) -> None:
     stack.kill("scheduler")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("blow", "count"),
     [
         (kill_executor, 200),
         (restart_nats, 200),
         (restart_store, 200),
-        (kill_nats, 60),
-        (kill_store, 60),
-        (kill_scheduler, 60),
+        (kill_nats, 30),
+        (kill_store, 30),
+        (kill_scheduler, 30),
     ],
 )
-def test_a_part_dies_in_the_middle(stack: Stack, blow: Callable[[Stack], None], count: int) -> None:
+def test_so_many_at_once_all_end_each_once_though_a_part_dies(
+    stack: Stack, blow: Callable[[Stack], None], count: int
+) -> None:
     ids = submit(stack, count)
     stack.wait(ids[5])
     blow(stack)

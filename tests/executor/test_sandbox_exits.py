@@ -63,12 +63,12 @@ def signaled(number: int) -> tuple[Outcome, Cause, int | None, str | None]:
 
 @pytest.mark.parametrize("first", range(0, 256, 32))
 async def test_every_exit_code(driver: GvisorDriver, first: int) -> None:
-    ran = await verdicts(driver, "bash", BASH_EXIT, by_number(list(range(first, first + 32))))
+    ran = await verdicts(driver, "python", PYTHON_EXIT, by_number(list(range(first, first + 32))))
     assert {code: seen(verdict) for code, verdict in ran.items()} == {code: exited(code) for code in ran}
 
 
-async def test_exit_codes_that_look_like_something_else_from_python(driver: GvisorDriver) -> None:
-    ran = await verdicts(driver, "python", PYTHON_EXIT, by_number(list(AMBIGUOUS)))
+async def test_exit_codes_that_look_like_something_else_from_bash(driver: GvisorDriver) -> None:
+    ran = await verdicts(driver, "bash", BASH_EXIT, by_number(list(AMBIGUOUS)))
     assert {code: seen(verdict) for code, verdict in ran.items()} == {code: exited(code) for code in ran}
 
 

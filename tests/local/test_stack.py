@@ -22,7 +22,7 @@ from crucible_local.options import service_user
 from crucible_local.ports import free_port
 from crucible_local.state import StackState
 from crucible_testkit import scratch_folder
-from crucible_testkit.stack import Stack, share_images
+from crucible_testkit.stack import SHARED_IMAGES, Stack
 
 pytestmark = pytest.mark.timeout(600)  # the first start of a machine builds images
 
@@ -38,10 +38,9 @@ def stack() -> Generator[Stack]:
 
 @pytest.fixture
 def layout() -> Generator[Layout]:
-    """A stack that was never started, with this machine's images."""
+    """A stack that was never started."""
     with scratch_folder() as folder:
         layout = Layout(folder / "data")
-        share_images(layout)
         yield layout
         crucible("down", "--purge", layout=layout)
 
@@ -51,7 +50,7 @@ def command(*arguments: str, layout: Layout) -> list[str]:
 
 
 def crucible(*arguments: str, layout: Layout, config: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CRUCIBLE_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CRUCIBLE_")} | SHARED_IMAGES
     if config is not None:
         environment["XDG_CONFIG_HOME"] = str(config)
     return subprocess.run(

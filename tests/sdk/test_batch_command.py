@@ -10,7 +10,7 @@ import grpc
 import pytest
 from command import Command, end
 from google.protobuf.message import Message
-from recorded_platform import Failure, RecordedPlatform
+from recorded_platform import Failure, Hang, RecordedPlatform
 from samples import completed, evaluation, runtimes
 
 from crucible.v1 import evaluation_pb2, evaluation_query_service_pb2, evaluation_service_pb2
@@ -28,7 +28,7 @@ class Scheduler:
         self._end = end
         platform.always("ListRuntimes", runtimes())
         platform.always("BatchCreateEvaluations", self._create)
-        platform.always("WaitEvaluation", self._wait)
+        platform.always("WaitEvaluation", self.wait)
 
     def _create(self, request: evaluation_service_pb2.BatchCreateEvaluationsRequest) -> Message | Failure:
         for item in request.requests:
@@ -46,7 +46,8 @@ class Scheduler:
             evaluations=[self._final.get(one.id, one) for one in present]
         )
 
-    def _wait(self, request: evaluation_query_service_pb2.WaitEvaluationRequest) -> Message:
+    def wait(self, request: evaluation_query_service_pb2.WaitEvaluationRequest) -> Message:
+        """The answer to a wait: its end."""
         final = completed(stdout=b"1\n") if self._end == "COMPLETED" else evaluation(self._end)
         final.id = request.id
         self._final[request.id] = final
@@ -93,6 +94,8 @@ async def test_every_line_is_run_once_and_a_rerun_repeats_nothing(
 
 async def test_a_batch_that_was_interrupted_continues(platform: RecordedPlatform, crucible: Command) -> None:
     scheduler = Scheduler(platform)
+    platform.always("WaitEvaluation", Hang())  # none but those prepared ends before the interruption
+    platform.prepare("WaitEvaluation", *[scheduler.wait] * 15)
     file = write(crucible, [program(i) for i in range(300)])
     process = await crucible.start("batch", file, "--in-flight", "10")
     await platform.wait_called("WaitEvaluation", 20)
@@ -101,6 +104,7 @@ async def test_a_batch_that_was_interrupted_continues(platform: RecordedPlatform
     assert ended.code == 130
     assert "run the same command again" in ended.stderr
     assert 0 < len(scheduler.accepted) < 300
+    platform.always("WaitEvaluation", scheduler.wait)
     continued = await crucible("batch", file)
     assert continued.code == 0
     assert len(scheduler.accepted) == 300

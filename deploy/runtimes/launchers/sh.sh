@@ -6,9 +6,8 @@
 # A failure before that is told as E. Nothing of the caller's runs before the descriptor is closed.
 printf R >&3
 cd / || exit 70
-if ! tar --extract --no-same-owner --no-same-permissions --read-full-records --file=- <&3 2>/tmp/error; then
-    printf 'E%s' "$(head -c 1000 /tmp/error)" >&3
+if ! error=$(tar --extract --no-same-owner --no-same-permissions --read-full-records --file=- <&3 2>&1); then
+    printf 'E%.1000s' "$error" >&3
     exit 70
 fi
-rm -f /tmp/error
 . /tmp/launch

@@ -1,5 +1,7 @@
 """A real PostgreSQL for tests: one server a session, a fresh database for each test in milliseconds."""
 
+import atexit
+import functools
 import itertools
 import os
 import signal
@@ -38,6 +40,7 @@ class PostgresServer:
             self._cluster = Cluster(
                 install_programs(PROGRAMS), folder / "data", folder / "sockets", postgres_account(), os.getegid()
             )
+            subprocess.run(["cp", "--archive", str(_fresh_data()), str(folder / "data")], check=True)
             self._cluster.initialise(durable=False)
             command = self._cluster.command(durable=False, death_signal="KILL")
             self._child = Child(command, log=folder / "postgres.log", env=self._cluster.environment)
@@ -116,6 +119,17 @@ class PostgresServer:
     def _execute(self, statement: LiteralString, *names: str) -> None:
         with psycopg.connect(self.url(), autocommit=True, connect_timeout=10) as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@functools.cache
+def _fresh_data() -> Path:
+    """A data directory that no server has used, to be copied: to make one takes longer than most tests."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    folder = stack.enter_context(scratch_folder())
+    cluster = Cluster(install_programs(PROGRAMS), folder / "data", folder / "sockets", postgres_account(), os.getegid())
+    cluster.initialise(durable=False)
+    return cluster.data
 
 
 def migrate_store(url: str) -> None:

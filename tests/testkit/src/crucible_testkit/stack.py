@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,13 +27,8 @@ FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 Json = dict[str, Any]
 
 
-def share_images(layout: Layout) -> None:
-    """Gives a stack the images that this machine has: they are content-addressed, and each spares a build."""
-    layout.images.mkdir(parents=True)
-    for image in IMAGES.glob("*.erofs"):
-        os.link(image, layout.images / image.name)
-    if (index := IMAGES / "index.json").is_file():
-        shutil.copyfile(index, layout.images / index.name)
+SHARED_IMAGES = {"CRUCIBLE_RUNTIMES_DIR": str(IMAGES)}
+"""For the environment of a stack: it has the images that this machine has, which spares it the building of its own."""
 
 
 class Stack:
@@ -48,7 +42,6 @@ class Stack:
         with ExitStack() as stack:
             self._folder = stack.enter_context(scratch_folder())
             self.layout = Layout(self._folder / "data")
-            share_images(self.layout)
             # Before the start: an interrupted start leaves something to stop, too.
             stack.callback(self._command, "down", timeout=60)
             self._command("up", "--port-base", "0", timeout=START_SECONDS)
@@ -242,7 +235,12 @@ class Stack:
             *arguments[1:],
         ]
         done = subprocess.run(
-            command, env={**os.environ, **self._extra}, timeout=timeout, capture_output=True, text=True, check=False
+            command,
+            env={**os.environ, **SHARED_IMAGES, **self._extra},
+            timeout=timeout,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
 
