@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from crucible.internal.v1 import job_pb2
 from crucible_chassis.messaging import Messaging, connect_messaging
 from crucible_store.announcing import Announcer
-from crucible_store.database import Database, open_engine
+from crucible_store.database import Database, open_database
 from crucible_store.domain.folding import Fate
 from crucible_store.histories import Histories
 from crucible_store.ledger import Ledger
@@ -45,7 +45,7 @@ class Store:
             answer = await connection.execute(sa.text(statement), parameters)
             return list(answer.all()) if answer.returns_rows else []
 
-        return await self.database.transact(work)
+        return await self.database.read(work)
 
     async def lease(self, *, pool: str = "default", limit: int = 64) -> list[job_pb2.Job]:
         """Leases, with slots free."""
@@ -77,23 +77,20 @@ class Store:
 
 @asynccontextmanager
 async def open_store(database_url: str, nats_url: str, objects: Path) -> AsyncGenerator[Store]:
-    engine = open_engine(database_url, connections=8, application="crucible-store-test")
-    reading = open_engine(database_url, connections=8, application="crucible-store-test", autocommit=True)
-    try:
-        async with connect_messaging(nats_url, name="store-test", echo=False) as messaging:
-            database, bucket = Database(engine, reading), open_objects(objects.as_uri())
-            tower = Watchtower(messaging)
-            yield Store(
-                database,
-                Ledger(database, Announcer(messaging, tower), bucket),
-                Histories(database, tower),
-                Outputs(database, bucket),
-                LocalStore(prefix=objects),
-                messaging,
-            )
-    finally:
-        await engine.dispose()
-        await reading.dispose()
+    async with (
+        open_database(database_url, connections=16, application="crucible-store-test") as database,
+        connect_messaging(nats_url, name="store-test", echo=False) as messaging,
+    ):
+        bucket = open_objects(objects.as_uri())
+        tower = Watchtower(messaging)
+        yield Store(
+            database,
+            Ledger(database, Announcer(messaging, tower), bucket),
+            Histories(database, tower),
+            Outputs(database, bucket),
+            LocalStore(prefix=objects),
+            messaging,
+        )
 
 
 @pytest.fixture

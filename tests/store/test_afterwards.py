@@ -20,7 +20,7 @@ async def make(store: Store) -> str:
 
 
 async def look(store: Store, which: str) -> evaluation_pb2.Evaluation:
-    found = await store.database.transact(lambda connection: reading.get(connection, which))
+    found = await store.database.read(lambda connection: reading.get(connection, which))
     assert found is not None
     return found
 

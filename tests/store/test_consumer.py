@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import nats.errors
 import pytest
 
 from crucible.v1 import evaluation_pb2
@@ -55,9 +56,14 @@ async def publish(messaging: Messaging, *deliveries: Delivery) -> None:
     for delivery in deliveries:
         message = delivery.message
         headers = {subjects.LEASE_HEADER: subjects.lease(message.attempt, message.token)} if message else {}
-        await messaging.jetstream_publish(
-            delivery.subject, delivery.data, message_id=delivery.message_id, headers=headers
-        )
+        while True:
+            try:
+                await messaging.jetstream_publish(
+                    delivery.subject, delivery.data, message_id=delivery.message_id, headers=headers
+                )
+            except nats.errors.TimeoutError:  # a broker that has just begun, as an executor's outbox would have it
+                continue
+            break
 
 
 async def left(messaging: Messaging) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible.v1 import evaluation_pb2
 from crucible_store.domain.states import Status
+from crucible_store.transaction import Transaction
 
 from .conftest import Store
 from .samples import LEASE_SECONDS, Run, an_executor, evaluation, heartbeat
@@ -60,16 +61,15 @@ async def test_a_request_id_that_is_known_leases_nothing(store: Store) -> None:
 
 async def test_while_another_takes_leases_it_is_left_to_the_next_look(store: Store) -> None:
     await announce(store, slots=2)
-    taken, release = asyncio.Event(), asyncio.Event()
+    taken, release = threading.Event(), threading.Event()
 
-    async def hold(connection: AsyncConnection) -> None:
-        lock = sa.text("SELECT pg_advisory_xact_lock(hashtextextended('crucible.lease.default', 0))")
-        await connection.execute(lock)
+    def hold(transaction: Transaction) -> None:
+        transaction.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('crucible.lease.default', 0))"), {})
         taken.set()
-        await release.wait()
+        release.wait()
 
-    holding = asyncio.create_task(store.database.transact(hold), name="another lease")
-    await taken.wait()
+    holding = asyncio.create_task(store.database.write(hold), name="another lease")
+    await asyncio.to_thread(taken.wait)
     answer = await store.ledger.create_and_lease([evaluation()], seconds=LEASE_SECONDS)
     assert (list(answer.jobs), answer.looked) == ([], False)
     release.set()

@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from crucible.v1 import evaluation_pb2
 from crucible_chassis.errors import ServiceError
@@ -444,7 +445,10 @@ async def test_messages_and_heartbeats_touch_no_index(store: Store) -> None:
     for _ in range(5):
         await store.apply(run.output())
         await store.ledger.heartbeat(heartbeat(run.executor, runs=(run,)), seconds=15)
-    await store.execute("SELECT pg_stat_force_next_flush()")
+    # Statistics are the connection's that made the updates until it is told to part with them.
+    await store.database.write(
+        lambda transaction: transaction.execute(sa.text("SELECT pg_stat_force_next_flush()"), {})
+    )
     (updates,) = await store.execute(
         "SELECT n_tup_upd AS everything, n_tup_hot_upd AS hot FROM pg_stat_user_tables WHERE relname = 'evaluations'"
     )

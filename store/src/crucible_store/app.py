@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from crucible.internal.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 from crucible.v1 import (
     evaluation_query_service_pb2,
@@ -25,7 +23,7 @@ from crucible_contracts.policy import method_policy
 from crucible_store import housekeeping
 from crucible_store.announcing import Announcer
 from crucible_store.attempts_consumer import AttemptsConsumer
-from crucible_store.database import Database, open_engine
+from crucible_store.database import open_database
 from crucible_store.histories import Histories
 from crucible_store.ledger import Ledger
 from crucible_store.ledger_service import LedgerService
@@ -48,7 +46,9 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     server: GrpcServer | None = None
     consumer: AttemptsConsumer | None = None
 
-    database = _open_database(lifetime)
+    database = await enter(
+        open_database(settings.database_url, connections=settings.database_connections, application="crucible-store")
+    )
 
     def ready() -> bool:
         return (
@@ -108,19 +108,3 @@ async def serve(lifetime: Lifetime[StoreSettings]) -> None:
     await lifetime.until_stopped()
     await consumer.stop()
     await server.drain()
-
-
-def _open_database(lifetime: Lifetime[StoreSettings]) -> Database:
-    settings = lifetime.settings
-    for_reads = settings.database_connections // 2
-
-    def engine(connections: int, *, autocommit: bool) -> AsyncEngine:
-        opened = open_engine(
-            settings.database_url, connections=connections, application="crucible-store", autocommit=autocommit
-        )
-        lifetime.stack.push_async_callback(opened.dispose)
-        return opened
-
-    return Database(
-        engine(settings.database_connections - for_reads, autocommit=False), engine(for_reads, autocommit=True)
-    )

@@ -6,9 +6,10 @@ Owns no table.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -43,7 +44,6 @@ RETRY_AFTER_SECONDS = 2.0
 """What callers are told while the database is away."""
 
 T = TypeVar("T")
-C = TypeVar("C")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
 log = get_logger(__name__)
@@ -109,50 +109,68 @@ def trouble_of(error: BaseException) -> Trouble:
     return Trouble.OTHER
 
 
-def open_engine(url: str, *, connections: int, application: str, autocommit: bool = False) -> AsyncEngine:
-    """An engine that connects at first use. UUIDs come as text, times in UTC.
+@asynccontextmanager
+async def open_database(url: str, *, connections: int, application: str) -> AsyncGenerator[Database]:
+    """A database that is connected to at first use. UUIDs come as text, times in UTC.
 
-    `autocommit`: each statement is for itself. It is said of the whole engine, since to switch a connection is a step
-    more in which a caller who leaves would lose it.
+    Half of the connections are for reads: however many read, state changes and heartbeats find one.
     """
-    options = (
+    for_reads = connections // 2
+    writing = sa.create_engine(_driver_url(url), **_options(connections - for_reads, application))
+    # Said of the whole engine: to switch a connection at each use is a step more in which who is cancelled loses it.
+    reading = create_async_engine(_driver_url(url), isolation_level="AUTOCOMMIT", **_options(for_reads, application))
+    for engine in (writing, reading.sync_engine):
+        event.listen(engine, "connect", _prepare)
+    database = Database(writing, reading, connections - for_reads)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def _driver_url(url: str) -> sa.URL:
+    return make_url(url).set(drivername="postgresql+psycopg")
+
+
+def _options(connections: int, application: str) -> dict[str, Any]:
+    session = (
         f"-c timezone=UTC -c jit=off -c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={LOCK_MILLISECONDS}"
         # A store that was cut off in the middle of a transaction must not hold its locks for ever.
         f" -c idle_in_transaction_session_timeout={STATEMENT_MILLISECONDS}"
     )
-    engine = create_async_engine(
-        make_url(url).set(drivername="postgresql+psycopg"),
-        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=CONNECT_SECONDS,
-        connect_args={
+    return {
+        "pool_size": connections,
+        "max_overflow": 0,
+        "pool_timeout": CONNECT_SECONDS,
+        "connect_args": {
             "connect_timeout": CONNECT_SECONDS,
             "application_name": application,
-            "options": options,
+            "options": session,
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            # No thread waits for longer for a host that does not even acknowledge.
+            "tcp_user_timeout": STATEMENT_MILLISECONDS,
         },
-    )
-    event.listen(engine.sync_engine, "connect", _prepare)
-    return engine
+    }
 
 
 def _prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-    driver = cast("psycopg.AsyncConnection[object]", connection.driver_connection)
+    # The driver's own connection, or SQLAlchemy's around an asynchronous one.
+    driver = cast("psycopg.Connection[object]", getattr(connection, "driver_connection", connection))
     driver.adapters.register_loader("uuid", TextLoader)
     # As text each element of a bytea array would be written in hex, and searched for what needs quotes.
     driver.adapters.register_dumper(list, ListBinaryDumper)
 
 
 class Database:
-    """Transactions and reads. Two pools: however many read, state changes and heartbeats find a connection."""
+    """Transactions and reads; made by `open_database`."""
 
-    def __init__(self, engine: AsyncEngine, reading: AsyncEngine) -> None:
-        """`reading` is one with `autocommit`."""
-        self._engine = engine
+    def __init__(self, writing: sa.Engine, reading: AsyncEngine, writers: int) -> None:
+        self._writing = writing
         self._reading = reading
+        self._threads = ThreadPoolExecutor(writers, thread_name_prefix="database")
+        self._writes: set[Future[Any]] = set()
         self._reachable = False
 
     @property
@@ -160,21 +178,17 @@ class Database:
         """Whether the last work reached it."""
         return self._reachable
 
-    async def transact(self, work: Work[T]) -> T:
-        """Runs `work` in one transaction and commits it; again from its start where another was in the way.
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Runs `work` in one transaction, in a thread, and commits it; again where another was in the way.
 
         It must be safe to repeat after a commit whose answer was lost. Raises DatabaseAwayError, DataRefusedError, and
-        what `work` raises, which rolls back.
+        what `work` raises, which rolls back. Who is cancelled leaves a transaction that ends by itself.
         """
-        return await self._run(self._engine.begin, work)
-
-    async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """As `transact`, in fewer round trips; where `work` has committed, nothing is left to do after it."""
-        return await self._run(self._open, work)
+        return await self._run(lambda: asyncio.wrap_future(self._begin(work)))
 
     async def read(self, work: Work[T]) -> T:
-        """Runs `work`, each of its statements for itself. Raises as `transact`."""
-        return await self._run(self._reading.connect, work)
+        """Runs `work`, each of its statements for itself. Raises as `write`."""
+        return await self._run(lambda: self._read(work))
 
     async def probe(self) -> bool:
         """Asks the database for a sign of life."""
@@ -184,35 +198,45 @@ class Database:
             return False
         return True
 
-    @contextlib.asynccontextmanager
-    async def _open(self) -> AsyncGenerator[Transaction]:
-        async with self._engine.connect() as connection:
-            pooled = await connection.get_raw_connection()
-            driver = cast("psycopg.AsyncConnection[tuple[Any, ...]]", pooled.driver_connection)
-            try:
-                transaction = Transaction(driver, self._engine.dialect)
-                yield transaction
-                await transaction.commit()
-            except BaseException:
-                pgconn = driver.pgconn
-                if (
-                    driver.closed
-                    or pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
-                    or pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF
-                ):
-                    # Lost, or in the middle of something: nobody gets it again.
-                    await connection.invalidate()
-                raise
+    async def close(self) -> None:
+        """Gives what is being written a moment, and closes all connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(wait, list(self._writes), CONNECT_SECONDS)
+        self._writing.dispose()
+        await self._reading.dispose()
 
-    async def _run(
-        self, open_: Callable[[], contextlib.AbstractAsyncContextManager[C]], work: Callable[[C], Awaitable[T]]
-    ) -> T:
+    def _begin(self, work: Callable[[Transaction], T]) -> Future[T]:
+        future = self._threads.submit(self._write, work)
+        self._writes.add(future)
+        future.add_done_callback(self._writes.discard)
+        return future
+
+    def _write(self, work: Callable[[Transaction], T]) -> T:
+        pooled = self._writing.raw_connection()
+        driver = cast("psycopg.Connection[Any]", pooled.driver_connection)
+        try:
+            transaction = Transaction(driver, self._writing.dialect)
+            answer = work(transaction)
+            transaction.commit()
+        except BaseException:
+            if driver.closed or driver.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
+                pooled.invalidate()  # lost, or in the middle of something: nobody gets it again
+            raise
+        finally:
+            pooled.close()
+        return answer
+
+    async def _read(self, work: Work[T]) -> T:
+        async with self._reading.connect() as connection:
+            return await work(connection)
+
+    async def _run(self, attempt: Callable[[], Awaitable[T]]) -> T:
         contentions = 0
         cut = False
         while True:
             try:
-                async with asyncio.timeout(WORK_SECONDS), open_() as connection:
-                    answer = await work(connection)
+                async with asyncio.timeout(WORK_SECONDS):
+                    answer = await attempt()
             except (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, TimeoutError, OSError) as exc:
                 trouble = trouble_of(exc)
                 if trouble is Trouble.CONTENTION and contentions < RETRIES:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from crucible_chassis.logs import get_logger
 from crucible_store.database import Database, DatabaseAwayError
 from crucible_store.schema import SCHEMA_REVISION
+from crucible_store.transaction import Transaction
 
 PROBE_SECONDS = 2.0
 COUNT_SECONDS = 30.0
@@ -76,11 +77,11 @@ async def count(database: Database, *, parked_days: int) -> None:
 async def forget(database: Database, *, parked_days: int) -> None:
     """Removes executors that are silent for long, and messages that were parked so many days ago."""
 
-    async def remove(connection: AsyncConnection) -> None:
-        await connection.execute(_FORGET)
-        await connection.execute(_FORGET_PARKED, {"days": parked_days})
+    def remove(transaction: Transaction) -> None:
+        transaction.later(_FORGET, {})
+        transaction.later(_FORGET_PARKED, {"days": parked_days})
 
-    await database.transact(remove)
+    await database.write(remove)
 
 
 async def _revision(connection: AsyncConnection) -> str | None:

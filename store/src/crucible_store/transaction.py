@@ -1,17 +1,19 @@
-"""A transaction in as few round trips as there can be: what needs no answer of another statement travels with the next.
+"""A transaction of the ledger: in a thread of its own, and in as few round trips as there can be.
 
-BEGIN travels with the first statement and COMMIT with the last; SQLAlchemy waits for each of them alone, and on the way
-of every evaluation that is half of the time in the database. What nobody waits for goes through SQLAlchemy.
+What needs no answer of another statement travels with the next, BEGIN with the first and COMMIT with the last. On the
+way of every evaluation that, and to wait in a thread instead of an event loop, is most of the time in the database: see
+docs/adr/0012.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
 from sqlalchemy.engine.interfaces import Dialect
 
 TOGETHER_BYTES = 8 * 1024
@@ -26,36 +28,30 @@ class Rows:
     """What a statement answered: nothing before it was sent, and where it answers nothing."""
 
     def __init__(self) -> None:
-        self._names: Sequence[str] = ()
-        self._rows: Sequence[tuple[Any, ...]] = ()
+        self._rows: list[dict[str, Any]] = []
 
-    async def take(self, cursor: psycopg.AsyncCursor[tuple[Any, ...]]) -> None:
+    def take(self, cursor: psycopg.Cursor[dict[str, Any]]) -> None:
         """Fills it."""
-        if cursor.description is not None:
-            self._names = [column.name for column in cursor.description]
-            self._rows = await cursor.fetchall()
+        if cursor.pgresult is not None and cursor.pgresult.nfields:
+            self._rows = cursor.fetchall()
 
-    def one(self) -> tuple[Any, ...]:
+    def all(self) -> Sequence[Mapping[str, Any]]:
+        """Every row, by the names of its columns."""
+        return self._rows
+
+    def one(self) -> Mapping[str, Any]:
         """The only row. Raises ValueError where there is another number of them."""
         (row,) = self._rows
         return row
-
-    def scalars(self) -> Iterator[Any]:
-        """The first column."""
-        return (row[0] for row in self._rows)
-
-    def mappings(self) -> Sequence[Mapping[str, Any]]:
-        """Every row, by the names of its columns."""
-        return [dict(zip(self._names, row, strict=True)) for row in self._rows]
 
 
 _Waiting = tuple[sa.TextClause, Mapping[str, Any], Rows]
 
 
 class Transaction:
-    """An open transaction; `Database.write` makes and ends it. Raises psycopg.Error."""
+    """An open transaction; `Database.write` makes and ends it. Waits in its thread. Raises psycopg.Error."""
 
-    def __init__(self, driver: psycopg.AsyncConnection[tuple[Any, ...]], dialect: Dialect) -> None:
+    def __init__(self, driver: psycopg.Connection[Any], dialect: Dialect) -> None:
         self._driver = driver
         self._dialect = dialect
         self._waiting: list[_Waiting] = []
@@ -66,45 +62,36 @@ class Transaction:
         self._waiting.append((statement, parameters, rows))
         return rows
 
-    async def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any]) -> Rows:
+    def execute(self, statement: sa.TextClause, parameters: Mapping[str, Any]) -> Rows:
         """Sends what waits and this statement, in one round trip."""
         rows = self.later(statement, parameters)
-        await self._send(last=False)
+        self._send(last=False)
         return rows
 
-    async def commit(self) -> None:
+    def commit(self) -> None:
         """Sends what waits and commits, in one round trip; nothing where all is committed."""
         if self._waiting or self._driver.info.transaction_status is not TransactionStatus.IDLE:
-            await self._send(last=True)
+            self._send(last=True)
 
-    async def _send(self, *, last: bool) -> None:
+    def _send(self, *, last: bool) -> None:
         sent, self._waiting = self._waiting, []
         if sum(_size(parameters) for _, parameters, _ in sent) > TOGETHER_BYTES:
-            await self._send_each(sent)
-            sent = []
-        answers: list[tuple[psycopg.AsyncCursor[tuple[Any, ...]], Rows]] = []
-        async with self._driver.pipeline():
             for statement, parameters, rows in sent:
-                cursor = self._driver.cursor()
-                await cursor.execute(self._text(statement), parameters)
-                answers.append((cursor, rows))
+                rows.take(self._execute(statement, parameters))
+            sent = []
+        with self._driver.pipeline():
+            answers = [(rows, self._execute(statement, parameters)) for statement, parameters, rows in sent]
             if last:
-                await self._driver.commit()
+                self._driver.commit()
         # Not before the pipeline has ended: that would be a round trip of its own.
-        for cursor, rows in answers:
-            await rows.take(cursor)
+        for rows, cursor in answers:
+            rows.take(cursor)
 
-    async def _send_each(self, sent: Sequence[_Waiting]) -> None:
-        for statement, parameters, rows in sent:
-            cursor = self._driver.cursor()
-            await cursor.execute(self._text(statement), parameters)
-            await rows.take(cursor)
-
-    def _text(self, statement: sa.TextClause) -> bytes:
+    def _execute(self, statement: sa.TextClause, parameters: Mapping[str, Any]) -> psycopg.Cursor[dict[str, Any]]:
         text = _TEXTS.get(statement)
         if text is None:
             text = _TEXTS[statement] = str(statement.compile(dialect=self._dialect)).encode()
-        return text
+        return self._driver.cursor(row_factory=dict_row).execute(text, parameters)
 
 
 def _size(parameters: Mapping[str, Any]) -> int:

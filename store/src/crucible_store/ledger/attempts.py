@@ -109,7 +109,7 @@ async def _apply_alone(
         return done
 
 
-async def _apply(
+def _apply(
     transaction: Transaction,
     batch: Sequence[tuple[int, Delivery]],
     jitter: Callable[[], float],
@@ -121,7 +121,7 @@ async def _apply(
     for place, delivery in batch:
         applied.fates[place] = Fate.DROPPED
         by_evaluation.setdefault(delivery.evaluation, []).append((place, delivery))
-    rows, now = await lock(transaction, [evaluation for evaluation in by_evaluation if evaluation])
+    rows, now = lock(transaction, [evaluation for evaluation in by_evaluation if evaluation])
     for evaluation, part in by_evaluation.items():
         row = rows.get(evaluation)
         if row is None or now is None:
@@ -153,7 +153,7 @@ async def _apply(
             changes.results.append((evaluation, after.generation, after.attempt, verdict.run, convert.result(verdict)))
         if folded.frees_slot:
             changes.pools.add(row.pool)
-    await write(transaction, changes)
+    write(transaction, changes)
     return applied
 
 

@@ -77,12 +77,12 @@ class Ledger:
         # second look would cost each first call a statement, so it is taken where an insert has failed.
         again = False
 
-        async def work(transaction: Transaction) -> tuple[Created, Leased | None]:
+        def work(transaction: Transaction) -> tuple[Created, Leased | None]:
             turn = None
             if lease_seconds is not None:
                 turn = leasing.Turn(transaction, pool=items[0].pool, limit=MAX_LEASES, seconds=lease_seconds)
-            created = await creating.create(transaction, items, again=again)
-            return created, await turn.lease() if turn is not None and created.made else None
+            created = creating.create(transaction, items, again=again)
+            return created, turn.lease() if turn is not None and created.made else None
 
         try:
             created, leased = await self._database.write(work)

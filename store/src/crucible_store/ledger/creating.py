@@ -26,7 +26,7 @@ WITH claimed AS (
     ORDER BY tenant, request_id
     ON CONFLICT DO NOTHING RETURNING evaluation
 )
-SELECT clock_timestamp(), ARRAY(SELECT evaluation FROM claimed)
+SELECT clock_timestamp() AS now, ARRAY(SELECT evaluation FROM claimed) AS claimed
 """)  # noqa: S608  constants
 
 _KNOWN = sa.text(f"""
@@ -86,22 +86,22 @@ class Created:
     pools: set[str] = field(default_factory=set[str])
 
 
-async def create(transaction: Transaction, new: Sequence[Admitted], *, again: bool) -> Created:
+def create(transaction: Transaction, new: Sequence[Admitted], *, again: bool) -> Created:
     """Writes evaluations, with the statement that comes next. `again`: an earlier try may have been committed.
 
     Raises ServiceError ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     keyed = [item for item in new if item.request_id]
-    row = (await transaction.execute(_CLAIM, arrays("key", _KEY, [_key(item) for item in keyed]))).one()
-    created = Created(row[0])
-    claimed = set[str](row[1])
+    row = (transaction.execute(_CLAIM, arrays("key", _KEY, [_key(item) for item in keyed]))).one()
+    created = Created(row["now"])
+    claimed = set[str](row["claimed"])
     unclaimed = [item for item in keyed if item.id not in claimed]
     if unclaimed:
-        created.known = await _known(transaction, unclaimed)
+        created.known = _known(transaction, unclaimed)
     fresh = [item for item in new if item.id not in created.known]
     if again and fresh:
-        answer = await transaction.execute(_EXISTING, {"ids": [item.id for item in fresh]})
-        existing = set(answer.scalars())
+        answer = transaction.execute(_EXISTING, {"ids": [item.id for item in fresh]})
+        existing = {row["id"] for row in answer.all()}
         fresh = [item for item in fresh if item.id not in existing]
     if not fresh:
         return created
@@ -125,9 +125,9 @@ async def create(transaction: Transaction, new: Sequence[Admitted], *, again: bo
     return created
 
 
-async def _known(transaction: Transaction, items: Sequence[Admitted]) -> dict[str, str]:
+def _known(transaction: Transaction, items: Sequence[Admitted]) -> dict[str, str]:
     keys = arrays("key", {"tenant": "text", "request_id": "text"}, [(item.tenant, item.request_id) for item in items])
-    found = {(row["tenant"], row["request_id"]): row for row in (await transaction.execute(_KNOWN, keys)).mappings()}
+    found = {(row["tenant"], row["request_id"]): row for row in (transaction.execute(_KNOWN, keys)).all()}
     known: dict[str, str] = {}
     for item in items:
         row = found[item.tenant, item.request_id]

@@ -58,14 +58,14 @@ class Beat:
     """Where capacity changed."""
 
 
-async def record(transaction: Transaction, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> Beat:
+def record(transaction: Transaction, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> Beat:
     """Records the announcement and extends leases to so many seconds from now."""
     announced = _announce(transaction, heartbeat.executor) if heartbeat.HasField("executor") else None
     extended = _extend(transaction, heartbeat.runs, seconds) if heartbeat.runs else None
     if announced is None and extended is None:
         # A reaper's probe asks whether the way down to here is open.
         transaction.later(_NOTHING, {})
-    await transaction.commit()
+    transaction.commit()
     leases = _leases(extended) if extended is not None else {}
     return Beat(
         heartbeat_pb2.HeartbeatReply(
@@ -96,7 +96,7 @@ def _announce(transaction: Transaction, executor: heartbeat_pb2.ExecutorAnnounce
 def _changed(executor: heartbeat_pb2.ExecutorAnnouncement, before: Rows) -> frozenset[str]:
     """The pool where an executor's capacity is another than before."""
     now = (executor.pool, executor.slots, list(executor.runtimes))
-    same = any((row["pool"], row["slots"], row["runtimes"]) == now for row in before.mappings())
+    same = any((row["pool"], row["slots"], row["runtimes"]) == now for row in before.all())
     return frozenset() if same else frozenset({executor.pool})
 
 
@@ -113,5 +113,5 @@ def _extend(transaction: Transaction, runs: Sequence[heartbeat_pb2.HeldRun], sec
 def _leases(extended: Rows) -> dict[int, Lease]:
     return {
         row["place"]: Lease(Status(row["status"]), row["attempt"], row["token"], row["run"], row["run_events"])
-        for row in extended.mappings()
+        for row in extended.all()
     }

@@ -181,12 +181,12 @@ def row_of(columns: Columns) -> Row:
     )
 
 
-async def lock(transaction: Transaction, ids: Sequence[str]) -> tuple[dict[str, Row], datetime | None]:
+def lock(transaction: Transaction, ids: Sequence[str]) -> tuple[dict[str, Row], datetime | None]:
     """Locks rows in the order of their ids; what is not there is left out. The time is the database's."""
-    answer = await transaction.execute(_LOCK, {"ids": list(ids)})
+    answer = transaction.execute(_LOCK, {"ids": list(ids)})
     rows: dict[str, Row] = {}
     now: datetime | None = None
-    for columns in answer.mappings():
+    for columns in answer.all():
         row = row_of(columns)
         rows[row.id] = row
         now = columns["now"]
@@ -202,14 +202,14 @@ def event_arrays(events: Sequence[StoredEvent]) -> dict[str, list[Any]]:
     )
 
 
-async def write(transaction: Transaction, changes: Changes) -> None:
+def write(transaction: Transaction, changes: Changes) -> None:
     """Writes all of it, where there is any, and commits. The rows must be locked."""
     if changes.rows or changes.parked:
         transaction.later(_WRITE, _parameters(changes))
     if changes.afterwards:
         # Each once: what is told twice stays as it was told first.
         transaction.later(_WRITE_AFTERWARDS, arrays("told", _AFTERWARDS, changes.afterwards))
-    await transaction.commit()
+    transaction.commit()
 
 
 def _parameters(changes: Changes) -> dict[str, list[Any]]:

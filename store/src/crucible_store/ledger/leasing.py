@@ -24,7 +24,7 @@ _DISPATCHED = int(move(Status.QUEUED, Trigger.LEASED))
 # Two dispatchers that count at the same time would both see the same slots free: a pool is leased by one at a time.
 _LOCK_OF_POOL = "hashtextextended('crucible.lease.' || :pool, 0)"
 _ONE_AT_A_TIME = sa.text(f"SELECT pg_advisory_xact_lock({_LOCK_OF_POOL})")
-_IF_NOBODY_ELSE = sa.text(f"SELECT pg_try_advisory_xact_lock({_LOCK_OF_POOL})")
+_IF_NOBODY_ELSE = sa.text(f"SELECT pg_try_advisory_xact_lock({_LOCK_OF_POOL}) AS ours")
 
 _LEASE = sa.text(f"""
 WITH clock AS MATERIALIZED (
@@ -79,10 +79,10 @@ class Leased:
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
 
 
-async def lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
+def lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
     """Takes up to `limit` leases that hold for so many seconds, and commits where it took any."""
     transaction.later(_ONE_AT_A_TIME, {"pool": pool})
-    return await _lease(transaction, pool=pool, limit=limit, seconds=seconds)
+    return _lease(transaction, pool=pool, limit=limit, seconds=seconds)
 
 
 class Turn:
@@ -96,17 +96,15 @@ class Turn:
         self._seconds = seconds
         self._ours = transaction.later(_IF_NOBODY_ELSE, {"pool": pool})
 
-    async def lease(self) -> Leased | None:
+    def lease(self) -> Leased | None:
         """As `lease`; None where it is another's."""
-        if not self._ours.one()[0]:
+        if not self._ours.one()["ours"]:
             return None
-        return await _lease(self._transaction, pool=self._pool, limit=self._limit, seconds=self._seconds)
+        return _lease(self._transaction, pool=self._pool, limit=self._limit, seconds=self._seconds)
 
 
-async def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
-    rows = (
-        await transaction.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)})
-    ).mappings()
+def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
+    rows = (transaction.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)})).all()
     leased = Leased()
     if not rows:
         return leased
@@ -125,7 +123,7 @@ async def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: fl
         for row in rows
     ]
     recorded = transaction.later(_RECORD, event_arrays(leased.events) | {"ids": [row["id"] for row in rows]})
-    await transaction.commit()
-    requests = {row["evaluation"]: row for row in recorded.mappings()}
+    transaction.commit()
+    requests = {row["evaluation"]: row for row in recorded.all()}
     leased.jobs = [convert.job({**requests[row["id"]], **row}, dispatch_time=now) for row in rows]
     return leased

@@ -43,17 +43,17 @@ class Reaped:
     changes: Changes = field(default_factory=Changes)
 
 
-async def list_lapsed(transaction: Transaction, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
+def list_lapsed(transaction: Transaction, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
     """Leases that have lapsed, oldest first."""
     rows = transaction.later(_LIST, {"limit": limit})
-    await transaction.commit()
+    transaction.commit()
     return [
         ledger_service_pb2.LapsedLease(evaluation_id=row["id"], attempt=row["attempt"], token=row["token"])
-        for row in rows.mappings()
+        for row in rows.all()
     ]
 
 
-async def judge_lapsed(
+def judge_lapsed(
     transaction: Transaction, leases: Sequence[ledger_service_pb2.LapsedLease], *, jitter: Callable[[], float]
 ) -> Reaped:
     """Judges those of the leases that are lapsed still."""
@@ -66,7 +66,7 @@ async def judge_lapsed(
         }
     )
     reaped = Reaped()
-    for columns in (await transaction.execute(_TAKE, arrays("seen", _LEASE, seen))).mappings():
+    for columns in (transaction.execute(_TAKE, arrays("seen", _LEASE, seen))).all():
         row = row_of(columns)
         entry = judge(row, cause=Cause.INFRASTRUCTURE, now=columns["now"], jitter=jitter(), keeps_run=True)
         if row.status is Status.FAILED:
@@ -76,5 +76,5 @@ async def judge_lapsed(
         reaped.changes.rows.append(row)
         reaped.changes.events.append(convert.event(row.id, row.tenant, entry))
         reaped.changes.pools.add(row.pool)
-    await write(transaction, reaped.changes)
+    write(transaction, reaped.changes)
     return reaped

@@ -35,9 +35,9 @@ def not_found(evaluation: str) -> ServiceError:
     )
 
 
-async def cancel(transaction: Transaction, evaluation: str) -> Asked:
+def cancel(transaction: Transaction, evaluation: str) -> Asked:
     """Cancels. Raises ServiceError NOT_FOUND, FAILED_PRECONDITION (EVALUATION_FINAL)."""
-    rows, now = await lock(transaction, [evaluation])
+    rows, now = lock(transaction, [evaluation])
     if now is None:
         raise not_found(evaluation)
     row = rows[evaluation]
@@ -64,13 +64,13 @@ async def cancel(transaction: Transaction, evaluation: str) -> Asked:
             time=now,
         )
     )
-    await write(transaction, changes)
+    write(transaction, changes)
     return Asked(executor or "", token or "", changes)
 
 
-async def requeue(transaction: Transaction, evaluation: str) -> Asked:
+def requeue(transaction: Transaction, evaluation: str) -> Asked:
     """Puts a FAILED evaluation back. Raises ServiceError NOT_FOUND, FAILED_PRECONDITION (EVALUATION_NOT_FAILED)."""
-    rows, now = await lock(transaction, [evaluation])
+    rows, now = lock(transaction, [evaluation])
     if now is None:
         raise not_found(evaluation)
     row = rows[evaluation]
@@ -94,7 +94,7 @@ async def requeue(transaction: Transaction, evaluation: str) -> Asked:
             time=now,
         )
     )
-    await write(transaction, changes)
+    write(transaction, changes)
     return Asked(changes=changes)
 
 
