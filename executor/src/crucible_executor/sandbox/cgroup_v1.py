@@ -108,8 +108,8 @@ class CgroupV1:
         return OomFacts(kills=control["oom_kill"], limit_reached=hits > 0 or peak > limit - CHARGE_BYTES)
 
     def pids(self) -> set[int]:
-        """See `Cgroup`; members of any of the hierarchies, since a process may have joined only some."""
-        return {pid for folder in self._folders for pid in cgroup.read_pids(folder)}
+        """See `Cgroup`; a member of any hierarchy is one of these: memory is joined first, and alone ever left."""
+        return cgroup.read_pids(self._memory) | cgroup.read_pids(self._pids)
 
     def release(self, pid: int) -> None:
         """See `Cgroup`; it stays a member for pids and CPU, where it costs nothing."""

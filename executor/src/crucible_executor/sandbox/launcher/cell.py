@@ -35,6 +35,8 @@ GONE_TIMEOUT: Final = 10.0
 """Seconds for killed processes to be gone."""
 _LOOK: Final = 0.002
 """Seconds between two looks at whether something is gone."""
+_AGAIN: Final = 0.1
+"""Seconds after which what does not end is killed once more."""
 _QUIET: Final = 0.02
 """Seconds for what was going on inside a sandbox to come to rest."""
 
@@ -220,20 +222,21 @@ class Cell:
         if self._memory_bytes:
             self._group.kill()
 
-    @property
-    def empty(self) -> bool:
-        """No process of it is left; raises CgroupError."""
-        return not self._supervisor.running and not self._group.pids()
-
     def end(self, done: Callable[[Exception | None], None]) -> Job:
         """Kill it until it is empty; `done` gets what stood in the way."""
         deadline = time.monotonic() + GONE_TIMEOUT
         try:
             self.kill()
-            while not self.empty:
+            killed: set[int] = set()
+            again = time.monotonic() + _AGAIN
+            while (left := self._group.pids()) or self._supervisor.running:
                 if time.monotonic() > deadline:
-                    raise CellError(f"processes {sorted(self._group.pids())} of sandbox {self.identity} do not end")
-                self._group.kill()
+                    raise CellError(f"processes {sorted(left)} of sandbox {self.identity} do not end")
+                # All of them at first, and then who was begun by one that was just being killed.
+                if left - killed or time.monotonic() > again:
+                    self._group.kill()
+                    killed |= left
+                    again = time.monotonic() + _AGAIN
                 yield _LOOK
         except (OSError, CgroupError, CellError) as error:
             done(error)
