@@ -1,7 +1,7 @@
 """The messages of runs over a real JetStream: gaps, doubles, poison, and a database that goes away."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from crucible.v1 import evaluation_pb2
 from crucible_chassis.messaging import Messaging
 from crucible_chassis.telemetry import start_telemetry
 from crucible_contracts import subjects
-from crucible_store.attempts_consumer import AttemptsConsumer
+from crucible_store import attempts_consumer
+from crucible_store.attempts_consumer import AttemptsConsumer, Book
 from crucible_store.attempts_stream import ensure_stream
-from crucible_store.ledger.attempts import Delivery
+from crucible_store.ledger.attempts import Applied, Delivery
 from crucible_testkit import NatsServer, PostgresServer
 
 from .conftest import Store, open_store
@@ -25,10 +26,10 @@ COMPLETED = evaluation_pb2.Evaluation.COMPLETED
 
 
 @asynccontextmanager
-async def consuming(store: Store) -> AsyncGenerator[AttemptsConsumer]:
+async def consuming(store: Store, book: Book | None = None) -> AsyncGenerator[AttemptsConsumer]:
     """A consumer at work; stopped as a process stops it."""
     consumer = AttemptsConsumer(
-        store.messaging, store.ledger, start_telemetry("store-test").tracer, stream_max_bytes=MAX_BYTES
+        store.messaging, book or store.ledger, start_telemetry("store-test").tracer, stream_max_bytes=MAX_BYTES
     )
     tasks = [asyncio.create_task(consumer.run()), asyncio.create_task(consumer.keep())]
     try:
@@ -64,6 +65,23 @@ async def publish(messaging: Messaging, *deliveries: Delivery) -> None:
             except nats.errors.TimeoutError:  # a broker that has just begun, as an executor's outbox would have it
                 continue
             break
+
+
+class Commits:
+    """The ledger, and how many messages each commit had."""
+
+    def __init__(self, ledger: Book) -> None:
+        self.sizes: list[int] = []
+        self._ledger = ledger
+
+    async def apply(self, deliveries: Sequence[Delivery]) -> list[Applied]:
+        """See `Book`."""
+        self.sizes.append(len(deliveries))
+        return await self._ledger.apply(deliveries)
+
+    async def announce(self, applied: Sequence[Applied]) -> None:
+        """See `Book`."""
+        await self._ledger.announce(applied)
 
 
 async def left(messaging: Messaging) -> int:
@@ -207,3 +225,28 @@ async def test_a_broker_that_was_restarted_is_pulled_from_again(own_store: Store
         await eventually(lambda: _true(own_store.messaging.is_connected))
         await publish(own_store.messaging, run.started(), run.verdict())
         await eventually(lambda: completed(own_store, run))
+
+
+async def test_a_short_run_is_one_commit(own_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts_consumer, "GATHER_SECONDS", 20.0)
+    run = await queued_run(own_store)
+    commits = Commits(own_store.ledger)
+    async with consuming(own_store, commits):
+        await publish(own_store.messaging, run.started(), run.output(), run.verdict())
+        await eventually(lambda: _is_empty(own_store), seconds=15)
+    assert commits.sizes == [3]
+
+
+async def test_a_run_that_goes_on_is_committed_without_its_end(
+    own_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts_consumer, "GATHER_SECONDS", 0.2)
+    run = await queued_run(own_store)
+    commits = Commits(own_store.ledger)
+    async with consuming(own_store, commits):
+        await publish(own_store.messaging, run.started())
+        await eventually(lambda: _true(commits.sizes == [1]))
+        monkeypatch.setattr(attempts_consumer, "GATHER_SECONDS", 20.0)
+        await publish(own_store.messaging, run.output())  # it has begun before, and waits for nothing
+        await eventually(lambda: _is_empty(own_store), seconds=15)
+    assert commits.sizes == [1, 1]
