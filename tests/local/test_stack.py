@@ -147,13 +147,12 @@ def test_folders_are_open_to_those_who_need_them(stack: Stack) -> None:
     services = user.uid if user else 0
     modes = {
         folder: (entry.st_uid, stat.S_IMODE(entry.st_mode))
-        for folder in (stack.layout.objects, stack.layout.streams, stack.layout.images)
+        for folder in (stack.layout.objects, stack.layout.streams)
         for entry in (folder.stat(),)
     }
     assert modes == {
         stack.layout.objects: (services, 0o2770),
         stack.layout.streams: (services, 0o700),
-        stack.layout.images: (0, 0o755),  # a launcher takes no image that another could have written
     }
 
 
@@ -185,7 +184,7 @@ def test_a_taken_port_is_named_before_anything_starts(stack: Stack, layout: Layo
     assert "--port-base" in answer.stderr
     assert "CRUCIBLE_PORT_BASE" in answer.stderr
     assert StackState.read(layout.state) is None
-    assert [entry.name for entry in layout.data.iterdir()] == ["images"], "nothing was made"
+    assert not layout.data.exists(), "nothing was made"
     gateway = stack.state.addresses["gateway"].rpartition(":")[2]
     answer = crucible("up", "--port-base", "0", "--port", gateway, layout=layout)
     assert f"port {gateway} on 127.0.0.1, for the gateway, is already in use; choose another" in answer.stderr
@@ -236,7 +235,8 @@ def test_a_second_stack_lives_dies_and_comes_back_beside_the_first(
 
 @pytest.mark.parametrize("moment", ["postgres", "store"])
 def test_ctrl_c_in_the_middle_of_a_start_leaves_nothing(layout: Layout, moment: str) -> None:
-    with subprocess.Popen(command("up", "--port-base", "0", layout=layout), stderr=subprocess.PIPE, text=True) as start:
+    up = command("up", "--port-base", "0", layout=layout)
+    with subprocess.Popen(up, stderr=subprocess.PIPE, text=True, env=os.environ | SHARED_IMAGES) as start:
         until(lambda: _has_begun(layout, moment))
         start.send_signal(signal.SIGINT)
         _, errors = start.communicate(timeout=90)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
@@ -32,6 +33,8 @@ LIMIT = 124
 PLATFORM_FAILED = 125
 """The platform failed or is away, or our own output cannot be written."""
 INTERRUPTED = 130
+LEAVING_SECONDS = 5.0
+"""For calls under way to be cancelled after Ctrl-C."""
 """Ctrl-C."""
 PIPE_CLOSED = 141
 """Whoever read our output left."""
@@ -51,6 +54,7 @@ def run_session(
     traceparent = new_traceparent()
 
     async def session() -> int:
+        _leave_at_ctrl_c()
         async with Client(
             scheduler=target.scheduler,
             store=target.store,
@@ -65,7 +69,7 @@ def run_session(
     except CrucibleError as error:
         click.echo(describe(error), err=True)
         code = PLATFORM_FAILED if isinstance(error, PlatformError) else REFUSED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         code = INTERRUPTED
     except BrokenPipeError:
         silence_stdout()
@@ -75,6 +79,20 @@ def run_session(
         click.echo(f"crucible: cannot write the output: {error.strerror or error}", err=True)
         code = PLATFORM_FAILED
     sys.exit(code)
+
+
+def _leave_at_ctrl_c() -> None:
+    """Cancels the session; what does not let itself be cancelled is left behind, at the second Ctrl-C at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def interrupted() -> None:
+        if task.cancelling():
+            os._exit(INTERRUPTED)
+        task.cancel()
+        loop.call_later(LEAVING_SECONDS, os._exit, INTERRUPTED)
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
 
 
 def describe(error: CrucibleError) -> str:

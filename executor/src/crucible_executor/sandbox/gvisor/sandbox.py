@@ -41,6 +41,8 @@ from crucible_executor.sandbox.verdict import Facts, Kill, judge
 
 SEND_TIMEOUT: Final = 10.0
 """Seconds for a waiting launcher to take its program; no more than the deadline's grace, which covers it."""
+TICK: Final = 0.002
+"""Seconds by which a timer may be early: uvloop counts milliseconds, and nobody is stopped before the limit."""
 SAID_BYTES: Final = 2048
 
 _PACKAGE: Final = {"python": bundle.for_python, "sh": bundle.for_sh}
@@ -224,7 +226,7 @@ class GvisorSandbox:
         self._started = datetime.now(UTC)
         self._meter.start()
         loop = asyncio.get_running_loop()
-        self._wall_timer = loop.call_later(limits.wall_time, self._limit_reached, Kill.WALL_TIME)
+        self._wall_timer = loop.call_later(limits.wall_time + TICK, self._limit_reached, Kill.WALL_TIME)
         self._guest.stdin.feed(program.stdin)
         self._move(State.RUNNING)
 
