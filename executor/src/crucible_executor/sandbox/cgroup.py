@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from crucible_executor.sandbox.contention import Contention
+from crucible_executor.sandbox.contention import Contention
 
 SUPERVISORS = "supervisors"
 """The group beside the sandboxes' for the `runsc run` processes: without a limit, so none is killed for memory."""
