@@ -20,7 +20,12 @@ from .conftest import MIB, Run
 COUNTED = Path("/proc/pressure/cpu").exists()
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 """Control groups of version 2, of which each has its own figures."""
-BUSY = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+BUSY = """
+import time
+end = time.process_time() + 0.5
+while time.process_time() < end:
+    sum(range(100_000))  # to ask for the time again and again would be work of the kernel
+"""
 ASLEEP = "import time; time.sleep(1)"
 
 
