@@ -37,7 +37,7 @@ MOST_DELAY_SECONDS = 5.0
 """How long a message that is handed back stays away: doubling with each delivery."""
 GIVE_UP_SECONDS = 30.0
 """A predecessor that did not come in this time was lost: the executor sends everything from there again."""
-GATHER_SECONDS = 0.015
+GATHER_SECONDS = 0.04
 """What a run says first waits so long for its end: most programs are over by then, and one commit serves them whole."""
 IDLE_SECONDS = 1.0
 """How long the loop waits for a message before it looks around."""
