@@ -36,6 +36,12 @@ def require_each_once(stack: Stack, ids: list[str]) -> None:
         assert kinds == {"queued": 1, "finished": 1}
 
 
+@pytest.mark.timeout(300)
+def test_two_hundred_at_once_all_end_each_once(stack: Stack) -> None:
+    ids = submit(stack, 200)
+    require_each_once(stack, ids)
+
+
 def kill_executor(stack: Stack) -> None:
     stack.kill("executor")
 

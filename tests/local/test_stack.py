@@ -22,7 +22,7 @@ from crucible_local.options import service_user
 from crucible_local.ports import free_port
 from crucible_local.state import StackState
 from crucible_testkit import scratch_folder
-from crucible_testkit.stack import SHARED_IMAGES, Stack
+from crucible_testkit.stack import IMAGES, SHARED_IMAGES, Stack
 
 pytestmark = pytest.mark.timeout(600)  # the first start of a machine builds images
 
@@ -147,12 +147,13 @@ def test_folders_are_open_to_those_who_need_them(stack: Stack) -> None:
     services = user.uid if user else 0
     modes = {
         folder: (entry.st_uid, stat.S_IMODE(entry.st_mode))
-        for folder in (stack.layout.objects, stack.layout.streams)
+        for folder in (stack.layout.objects, stack.layout.streams, IMAGES)
         for entry in (folder.stat(),)
     }
     assert modes == {
         stack.layout.objects: (services, 0o2770),
         stack.layout.streams: (services, 0o700),
+        IMAGES: (0, 0o755),  # a launcher takes no image that another could have written
     }
 
 

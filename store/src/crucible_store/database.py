@@ -218,13 +218,11 @@ class Database:
             transaction = Transaction(driver, self._writing.dialect)
             answer = work(transaction)
             transaction.commit()
-        except BaseException:
+            return answer
+        finally:
             if driver.closed or driver.pgconn.pipeline_status != psycopg.pq.PipelineStatus.OFF:
                 pooled.invalidate()  # lost, or in the middle of something: nobody gets it again
-            raise
-        finally:
             pooled.close()
-        return answer
 
     async def _read(self, work: Work[T]) -> T:
         async with self._reading.connect() as connection:

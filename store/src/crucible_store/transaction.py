@@ -78,7 +78,9 @@ class Transaction:
         if sum(_size(parameters) for _, parameters, _ in sent) > TOGETHER_BYTES:
             for statement, parameters, rows in sent:
                 rows.take(self._execute(statement, parameters))
-            sent = []
+            if last:
+                self._driver.commit()
+            return
         with self._driver.pipeline():
             answers = [(rows, self._execute(statement, parameters)) for statement, parameters, rows in sent]
             if last:

@@ -33,9 +33,9 @@ LIMIT = 124
 PLATFORM_FAILED = 125
 """The platform failed or is away, or our own output cannot be written."""
 INTERRUPTED = 130
+"""Ctrl-C."""
 LEAVING_SECONDS = 5.0
 """For calls under way to be cancelled after Ctrl-C."""
-"""Ctrl-C."""
 PIPE_CLOSED = 141
 """Whoever read our output left."""
 

@@ -78,7 +78,7 @@ async def apply(database: Database, deliveries: Sequence[Delivery], *, jitter: C
     """
     batch = list(enumerate(deliveries))
     try:
-        return [await database.write(lambda c: _apply(c, batch, jitter))]
+        return [await database.write(lambda t: _apply(t, batch, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
         by_evaluation: dict[str, list[tuple[int, Delivery]]] = {}
@@ -94,17 +94,17 @@ async def _apply_alone(
 ) -> list[Applied]:
     """One evaluation; where its data are refused, message by message, setting aside the one at fault."""
     try:
-        return [await database.write(lambda c: _apply(c, part, jitter))]
+        return [await database.write(lambda t: _apply(t, part, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
         for place, delivery in sorted(part, key=lambda item: item[1].message.number if item[1].message else 0):
             try:
-                done.append(await database.write(lambda c, one=[(place, delivery)]: _apply(c, one, jitter)))
+                done.append(await database.write(lambda t, one=[(place, delivery)]: _apply(t, one, jitter)))
             except DataRefusedError as exc:
                 assert delivery.message is not None
                 parked = replace(delivery, message=replace(delivery.message, parked=True, executor=None))
                 done.append(
-                    await database.write(lambda c, one=[(place, parked)], why=str(exc): _apply(c, one, jitter, why))
+                    await database.write(lambda t, one=[(place, parked)], why=str(exc): _apply(t, one, jitter, why))
                 )
         return done
 

@@ -92,7 +92,7 @@ def create(transaction: Transaction, new: Sequence[Admitted], *, again: bool) ->
     Raises ServiceError ALREADY_EXISTS (REQUEST_ID_REUSED).
     """
     keyed = [item for item in new if item.request_id]
-    row = (transaction.execute(_CLAIM, arrays("key", _KEY, [_key(item) for item in keyed]))).one()
+    row = transaction.execute(_CLAIM, arrays("key", _KEY, [_key(item) for item in keyed])).one()
     created = Created(row["now"])
     claimed = set[str](row["claimed"])
     unclaimed = [item for item in keyed if item.id not in claimed]
@@ -127,7 +127,7 @@ def create(transaction: Transaction, new: Sequence[Admitted], *, again: bool) ->
 
 def _known(transaction: Transaction, items: Sequence[Admitted]) -> dict[str, str]:
     keys = arrays("key", {"tenant": "text", "request_id": "text"}, [(item.tenant, item.request_id) for item in items])
-    found = {(row["tenant"], row["request_id"]): row for row in (transaction.execute(_KNOWN, keys)).all()}
+    found = {(row["tenant"], row["request_id"]): row for row in transaction.execute(_KNOWN, keys).all()}
     known: dict[str, str] = {}
     for item in items:
         row = found[item.tenant, item.request_id]

@@ -104,7 +104,7 @@ class Turn:
 
 
 def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
-    rows = (transaction.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)})).all()
+    rows = transaction.execute(_LEASE, {"pool": pool, "limit": limit, "lease": timedelta(seconds=seconds)}).all()
     leased = Leased()
     if not rows:
         return leased

@@ -66,7 +66,7 @@ def judge_lapsed(
         }
     )
     reaped = Reaped()
-    for columns in (transaction.execute(_TAKE, arrays("seen", _LEASE, seen))).all():
+    for columns in transaction.execute(_TAKE, arrays("seen", _LEASE, seen)).all():
         row = row_of(columns)
         entry = judge(row, cause=Cause.INFRASTRUCTURE, now=columns["now"], jitter=jitter(), keeps_run=True)
         if row.status is Status.FAILED:

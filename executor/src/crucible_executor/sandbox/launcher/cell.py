@@ -317,15 +317,20 @@ class Cell:
 
 def parent(pid: int) -> int:
     """The process that started this one; raises OSError."""
-    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+    return int(stat_fields(Path(f"/proc/{pid}"))[1])
 
 
 def runs(task: Path) -> bool:
     """Whether a thread, by its folder in /proc, has a core, or waits for one or for memory; none does that is gone."""
     try:
-        return (task / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[0] in "RD"
+        return stat_fields(task)[0] in "RD"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def stat_fields(folder: Path) -> list[str]:
+    """What the kernel tells of a process or thread after its name, by its folder in /proc; raises OSError."""
+    return (folder / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
 
 
 def close_all(descriptors: Sequence[int]) -> None:
