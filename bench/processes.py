@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from crucible_testkit.freezing import frozen_group
 from crucible_testkit.stack import Stack
 
 FULL_SECONDS = 60.0
@@ -36,9 +37,9 @@ def cpu_seconds_below(pid: int) -> float:
 
 
 def waiting_sandboxes(executor: int) -> int:
-    """Sandboxes booted ahead: their kernels are stopped."""
+    """Sandboxes booted ahead: they are frozen."""
     below = [pid for child in _children(executor) for pid in _descendants(child)]
-    return sum(_is_waiting(pid) for pid in below)
+    return len({group for pid in below if (group := frozen_group(pid))})
 
 
 def until_full(executor: int, size: int) -> None:
@@ -48,14 +49,6 @@ def until_full(executor: int, size: int) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the pool has {waiting_sandboxes(executor)} of {size} sandboxes")
         time.sleep(0.01)
-
-
-def _is_waiting(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        return state == "T" and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"runsc-sandbox")
-    except OSError:
-        return False
 
 
 def _thread_seconds(thread: Path) -> float:

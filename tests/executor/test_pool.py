@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -17,9 +16,10 @@ from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
 from crucible_executor.sandbox.pool import SandboxPool, open_pool
 from crucible_executor.sandbox.port import Outcome, Sandbox, SandboxAbandoned
 from crucible_executor.sandbox.run import run_program
+from crucible_testkit.freezing import frozen_group
 
 from .conftest import LIMITS, MIB, Collected, leftovers, program
-from .test_sandbox_lifecycle import only_lasting, sentry_pids, until
+from .test_sandbox_lifecycle import only_lasting, parent_of, sentry_pids, until
 
 DISK = LIMITS.disk_bytes
 
@@ -43,18 +43,10 @@ async def finish(sandbox: Sandbox, source: str = "print('ran')") -> bytes:
     return sink.stdout
 
 
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-
-
-def stopped(config: GvisorConfig) -> list[int]:
+def frozen(config: GvisorConfig) -> list[int]:
     """The sentries that are frozen."""
-    found: list[int] = []
-    for pid in sentry_pids(config):
-        with contextlib.suppress(OSError):
-            if state_of(pid) == "T":
-                found.append(pid)
-    return found
+    pids = sentry_pids(config)
+    return [pid for pid in pids if frozen_group(pid) and parent_of(pid) not in pids]
 
 
 def cpu_ticks(pid: int) -> int:
@@ -128,8 +120,8 @@ async def test_one_that_waits_uses_no_cpu_and_has_the_time_of_day(
     driver: GvisorDriver, sandbox_config: GvisorConfig
 ) -> None:
     async with filled(driver) as pool:
-        await until(lambda: stopped(sandbox_config))
-        (sentry,) = stopped(sandbox_config)
+        await until(lambda: frozen(sandbox_config))
+        (sentry,) = frozen(sandbox_config)
         before = cpu_ticks(sentry)
         await asyncio.sleep(2)
         assert cpu_ticks(sentry) - before <= 1
@@ -137,8 +129,23 @@ async def test_one_that_waits_uses_no_cpu_and_has_the_time_of_day(
         assert abs(float(told) - time.time()) < 1
 
 
-async def test_none_that_waits_burns_a_core_for_being_stopped_in_a_bad_moment(driver: GvisorDriver) -> None:
-    """Boots on busy cores, so that a sandbox is often stopped while something in it calls on its kernel."""
+async def test_a_program_is_not_told_that_its_sandbox_waited(driver: GvisorDriver) -> None:
+    """SIGCONT to a sentry reaches the program: one that stops itself would go on."""
+    source = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGCONT, lambda *_: print('told', flush=True))\n"
+        "time.sleep(0.2)\n"
+        "print('ran')"
+    )
+    async with filled(driver) as pool:
+        for _ in range(6):
+            await until(lambda: pool.waiting["python"] == 1)
+            assert await finish(await pool.boot("python", disk_bytes=DISK), source) == b"ran\n"
+        assert pool.claims.ready == 6
+
+
+async def test_none_that_waits_burns_a_core_for_being_frozen_in_a_bad_moment(driver: GvisorDriver) -> None:
+    """Boots on busy cores, so that a sandbox is often frozen while something in it calls on its kernel."""
     burners = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass") for _ in range(2)]
     try:
         sandboxes = [await driver.prepare(runtime, disk_bytes=DISK) for runtime in ("python", "bash") * 4]
@@ -188,17 +195,20 @@ async def test_time_runs_from_delivery(driver: GvisorDriver) -> None:
 
 async def test_what_is_too_old_is_replaced(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
     async with filled(driver, max_age=1) as pool:
-        await until(lambda: stopped(sandbox_config))
-        first = stopped(sandbox_config)
-        await until(lambda: stopped(sandbox_config) not in ([], first))
+        await until(lambda: frozen(sandbox_config))
+        first = frozen(sandbox_config)
+        await until(lambda: frozen(sandbox_config) not in ([], first))
         assert pool.waiting["python"] <= 1
 
 
 async def test_what_died_is_not_handed_out(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
     async with filled(driver) as pool:
-        await until(lambda: stopped(sandbox_config))
-        (sentry,) = stopped(sandbox_config)
+        await until(lambda: frozen(sandbox_config))
+        (sentry,) = frozen(sandbox_config)
+        group = frozen_group(sentry)
         os.kill(sentry, signal.SIGKILL)
+        if group and (group / "freezer.state").exists():
+            (group / "freezer.state").write_text("THAWED")  # as the kernel does for whom it kills for memory
         await until(lambda: not Path(f"/proc/{sentry}").exists())
         await asyncio.sleep(0.05)
         assert await finish(await pool.boot("python", disk_bytes=DISK)) == b"ran\n"
@@ -220,7 +230,7 @@ async def test_one_that_waits_can_be_abandoned(driver: GvisorDriver) -> None:
 
 async def test_a_frozen_one_can_be_closed(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
     async with filled(driver, size=2):
-        await until(lambda: len(stopped(sandbox_config)) == 2)
+        await until(lambda: len(frozen(sandbox_config)) == 2)
     assert only_lasting(sandbox_config)
 
 
@@ -273,7 +283,7 @@ async def test_a_killed_executors_frozen_sandboxes_are_removed(sandbox_config: G
     assert child.stdout is not None
     async with asyncio.timeout(60):
         assert await child.stdout.readline() == b"full\n"
-    await until(lambda: len(stopped(sandbox_config)) == 2)
+    await until(lambda: len(frozen(sandbox_config)) == 2)
     child.kill()
     await child.wait()
     await until(lambda: leftovers(sandbox_config) == [])

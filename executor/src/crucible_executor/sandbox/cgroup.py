@@ -94,12 +94,20 @@ class Cgroup(Protocol):
         """Members now."""
         ...
 
+    def freeze(self) -> None:
+        """Let no member run until `thaw`; without a signal, which the sentry would hand on to its program."""
+        ...
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        ...
+
     def release(self, pid: int) -> None:
         """Move one process out of the memory limit, to the supervisors' group; a dead one is no error."""
         ...
 
     def kill(self) -> None:
-        """SIGKILL to every member; returns at once."""
+        """SIGKILL to every member, frozen or not; returns at once."""
         ...
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""Control groups, version 1: one hierarchy each for memory, pids, CPU shares and CPU accounting."""
+"""Control groups, version 1: one hierarchy each for memory, pids, CPU shares, CPU accounting and freezing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crucible_executor.sandbox import cgroup
 from crucible_executor.sandbox.cgroup import SUPERVISORS, Cgroup, CgroupError, OomFacts
 from crucible_executor.sandbox.contention import Contention, machine_pressure
 
-CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
+CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct", "freezer")
 NORMAL_SHARES: Final = 1024
 """What a group has unless told: the other version's weight of 100."""
 CHARGE_BYTES: Final = 4 * 1024 * 1024
@@ -36,11 +36,12 @@ def find_hierarchies() -> Mapping[str, Path]:
 class CgroupV1:
     """One sandbox's group: a folder of the same name in each hierarchy."""
 
-    def __init__(self, memory: Path, pids: Path, cpu: Path, cpuacct: Path, supervisors: Path) -> None:
+    def __init__(self, memory: Path, pids: Path, cpu: Path, cpuacct: Path, freezer: Path, supervisors: Path) -> None:
         self._memory = memory
         self._pids = pids
         self._cpu = cpu
         self._cpuacct = cpuacct
+        self._freezer = freezer
         self._supervisors = supervisors
 
     @property
@@ -50,7 +51,7 @@ class CgroupV1:
 
     @property
     def _folders(self) -> list[Path]:
-        return list(dict.fromkeys((self._memory, self._pids, self._cpu, self._cpuacct)))
+        return list(dict.fromkeys((self._memory, self._pids, self._cpu, self._cpuacct, self._freezer)))
 
     def limit_memory(self, memory_bytes: int) -> None:
         """See `Cgroup`; memory and swap together get the same bound, in the order that the kernel demands."""
@@ -111,13 +112,23 @@ class CgroupV1:
         """See `Cgroup`; a member of any hierarchy is one of these: memory is joined first, and alone ever left."""
         return cgroup.read_pids(self._memory) | cgroup.read_pids(self._pids)
 
+    def freeze(self) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._freezer / "freezer.state", "FROZEN")
+
+    def thaw(self) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._freezer / "freezer.state", "THAWED")
+
     def release(self, pid: int) -> None:
-        """See `Cgroup`; it stays a member for pids and CPU, where it costs nothing."""
+        """See `Cgroup`; it stays a member of the others, where it costs nothing."""
         cgroup.move(pid, self._supervisors)
 
     def kill(self) -> None:
-        """See `Cgroup`."""
+        """See `Cgroup`; who is frozen dies when thawed, and does nothing else any more."""
         cgroup.kill_members(self.pids)
+        if self._freezer.exists():
+            self.thaw()
 
     def remove(self) -> None:
         """See `Cgroup`."""
@@ -151,8 +162,8 @@ class CgroupTreeV1:
     def group(self, name: str) -> CgroupV1:
         """See `CgroupTree`."""
         folders = {controller: root / name for controller, root in self._roots.items()}
-        memory, pids, cpu, cpuacct = (folders[controller] for controller in CONTROLLERS)
-        return CgroupV1(memory, pids, cpu, cpuacct, self._roots["memory"] / SUPERVISORS)
+        memory, pids, cpu, cpuacct, freezer = (folders[controller] for controller in CONTROLLERS)
+        return CgroupV1(memory, pids, cpu, cpuacct, freezer, self._roots["memory"] / SUPERVISORS)
 
     def existing(self) -> Sequence[Cgroup]:
         """See `CgroupTree`."""

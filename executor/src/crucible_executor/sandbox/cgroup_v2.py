@@ -97,6 +97,14 @@ class CgroupV2:
         """See `Cgroup`."""
         return cgroup.read_pids(self._folder)
 
+    def freeze(self) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._folder / "cgroup.freeze", "1")
+
+    def thaw(self) -> None:
+        """See `Cgroup`."""
+        cgroup.write(self._folder / "cgroup.freeze", "0")
+
     def release(self, pid: int) -> None:
         """See `Cgroup`."""
         cgroup.move(pid, self._supervisors)

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -37,8 +36,6 @@ _LOOK: Final = 0.002
 """Seconds between two looks at whether something is gone."""
 _AGAIN: Final = 0.1
 """Seconds after which what does not end is killed once more."""
-_QUIET: Final = 0.02
-"""Seconds for what was going on inside a sandbox to come to rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +69,7 @@ class Cell:
         self._group: Cgroup = ground.cgroups.group(identity)
         self._disk_bytes = self._memory_bytes = self._processes = 0
         self._weight = NORMAL_WEIGHT
-        self._sentry = -1
-        self._sentry_pid = 0
+        self._frozen = False
 
     def start(self, image: Image, disk_bytes: int, *, ahead: bool) -> list[int]:
         """Take everything and start `runsc run`; the descriptors of `wire.DESCRIPTORS`, the caller's to close.
@@ -170,44 +166,19 @@ class Cell:
             self._group.release(self._supervisor.pid)
         self.hurry()
 
-    def freeze(self, done: Callable[[Exception | None], None]) -> Job:
-        """Stop the sentry, and all inside with it, until it is claimed; what is stopped can still be killed.
-
-        A task of the program's side that was just about to call on the sentry wakes it without end when that is
-        stopped, and burns a core: the sentry then goes on for a moment and is stopped again, until all is quiet. `done`
-        gets what stood in the way.
-        """
-        try:
-            while not self.claimed:
-                signal.pidfd_send_signal(self._hold_sentry(), signal.SIGSTOP)
-                yield _QUIET
-                if self.claimed or self._sentry < 0 or not self._is_busy():
-                    break
-                signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
-                yield _QUIET
-        except ProcessLookupError:
-            done(None)  # it ended, which its service is told
-        except (OSError, CgroupError) as error:
-            done(error)
-        else:
-            done(None)
-
-    def _is_busy(self) -> bool:
-        """A thread of it runs; raises OSError, CgroupError."""
-        return any(
-            runs(task)
-            for pid in self._group.pids() - {self._supervisor.pid, self._sentry_pid}
-            for task in Path(f"/proc/{pid}/task").glob("*")
-        )
+    def freeze(self) -> None:
+        """No CPU for anything of it until it is claimed. Raises CgroupError."""
+        if not self.claimed:
+            self._group.freeze()
+            self._frozen = True
 
     def claim(self, memory_bytes: int, processes: int) -> None:
         """Let it go on, with a program's limits in force and a new peak begun; once. Raises CellError, CgroupError."""
         if self.claimed:
             raise CellError("it has its program already")
         self.claimed = True
-        if self._sentry >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
+        if self._frozen:
+            self._group.thaw()
         memory = memory_bound(memory_bytes, self._disk_bytes)
         if memory != self._memory_bytes:
             self._group.limit_memory(memory)
@@ -259,9 +230,6 @@ class Cell:
             else:
                 break
         try:
-            if self._sentry >= 0:
-                os.close(self._sentry)
-                self._sentry = -1
             if not found and self._dir.exists():
                 shutil.rmtree(self._dir)
         except OSError as error:
@@ -272,8 +240,7 @@ class Cell:
         """What it is, for a look at its confinement; raises OSError, CgroupError, CellError when it is not running."""
         if self.image is None or not self._supervisor.running:
             raise CellError("it does not run")
-        self._hold_sentry()
-        supervisor, sentry = self._supervisor.pid, self._sentry_pid
+        supervisor, sentry = self._supervisor.pid, self._find_sentry()
         return Subject(
             identity=self.identity,
             runtime=self.image.runtime,
@@ -294,43 +261,18 @@ class Cell:
             self._group.weigh(weight)
             self._weight = weight
 
-    def _hold_sentry(self) -> int:
-        """A descriptor of the sentry's process; raises OSError, CgroupError."""
-        if self._sentry < 0:
-            self._sentry_pid, self._sentry = self._find_sentry()
-        return self._sentry
-
-    def _find_sentry(self) -> tuple[int, int]:
-        if not self._supervisor.running:
-            raise ProcessLookupError("its supervisor is gone")
+    def _find_sentry(self) -> int:
         supervisor = self._supervisor.pid
         for pid in self._group.pids() - {supervisor}:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError), contextlib.ExitStack() as stack:
-                held = os.pidfd_open(pid)
-                stack.callback(os.close, held)
-                # Looked at again once it is held: the number may have become somebody else's in between.
-                if parent(pid) == supervisor and pid in self._group.pids():
-                    stack.pop_all()
-                    return pid, held
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if parent(pid) == supervisor:
+                    return pid
         raise ProcessLookupError("its sentry is gone")
 
 
 def parent(pid: int) -> int:
     """The process that started this one; raises OSError."""
-    return int(stat_fields(Path(f"/proc/{pid}"))[1])
-
-
-def runs(task: Path) -> bool:
-    """Whether a thread, by its folder in /proc, has a core, or waits for one or for memory; none does that is gone."""
-    try:
-        return stat_fields(task)[0] in "RD"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def stat_fields(folder: Path) -> list[str]:
-    """What the kernel tells of a process or thread after its name, by its folder in /proc; raises OSError."""
-    return (folder / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
 
 
 def close_all(descriptors: Sequence[int]) -> None:

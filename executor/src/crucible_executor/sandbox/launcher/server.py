@@ -64,7 +64,7 @@ REFUSALS: Final = (OSError, CgroupError, RunscError, PrivilegeError, ExceptionGr
 def kept() -> Sequence[Capability]:
     """What a launcher needs on this machine.
 
-    runsc makes its namespaces inside a user namespace of its own, whose owner may also freeze, kill and look at what
+    runsc makes its namespaces inside a user namespace of its own, whose owner may also kill and look at what
     is in there: SYS_ADMIN is of use only where the machine forbids others to make one. KILL and SYS_PTRACE are not.
     """
     forbidden = any(
@@ -158,7 +158,7 @@ class Launcher:
         elif name == "ready":
             cell.settle()
         elif name == "freeze":
-            self._loop.start(cell.freeze(lambda error: self._answer(number, identity, _outcome(error))))
+            cell.freeze()
 
     def _boot(self, identity: str, number: int, *, runtime: str, disk_bytes: int, ahead: bool) -> Job:
         if identity in self._cells:
