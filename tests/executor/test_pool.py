@@ -129,6 +129,13 @@ async def test_one_that_waits_uses_no_cpu_and_has_the_time_of_day(
         assert abs(float(told) - time.time()) < 1
 
 
+async def test_a_frozen_one_runs_when_it_is_claimed(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+    sandbox = await driver.boot("python", disk_bytes=DISK)
+    sandbox.freeze()
+    await until(lambda: frozen(sandbox_config))
+    assert await finish(sandbox) == b"ran\n"
+
+
 async def test_a_program_is_not_told_that_its_sandbox_waited(driver: GvisorDriver) -> None:
     """SIGCONT to a sentry reaches the program: one that stops itself would go on."""
     source = (
