@@ -87,7 +87,7 @@ def whole(report: Report, sections: list[str], chosen: argparse.Namespace) -> No
             standing.measure_work(report, client, max(1, chosen.runs // 4))
         if "rate" in sections:
             bare = executors_own(root.parent, *ImageStore(chosen.images).find(RUNTIME))
-            asyncio.run(rates.measure_stack(report, stack.address, bare, count=chosen.runs, parallel=chosen.parallel))
+            asyncio.run(rates.measure_stack(report, client, bare, count=chosen.runs, parallel=chosen.parallel))
         if "standing" in sections:
             standing.measure_memory(report, client, "after that work")
         client.submitter.close()

@@ -6,12 +6,13 @@ import asyncio
 import secrets
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from bench.baseline import COMMAND, BareRunsc, directory_root, executors_own
 from bench.latency import CALM_SECONDS, EXPECTED
 from bench.percentiles import percentile
-from bench.rates import HELLO, measure_driver
+from bench.rates import HELLO, measure_executor
 from bench.report import Report
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
 from crucible_executor.sandbox.image import ImageStore
@@ -121,6 +122,16 @@ async def measure(report: Report, images: Path, runs: int, parallel: int) -> Non
                 report.figure("bare p50 / warm p50, sandbox alone", bare_p50 / warm_p50)
                 report.figure("warm p99 / warm p50, sandbox alone", percentile(totals["warm"], 0.99) / warm_p50)
                 report.figure(f"idle pool of {POOL_SIZE} (% of one core)", share * 100, "wanted: under 1")
-                await measure_driver(report, driver, limits, own_flags, count=2 * runs, parallel=parallel)
+                async with open_pool(driver, size=POOL_SIZE) as pool:
+                    pool.keep({"python": limits.disk_bytes})
+                    await measure_executor(
+                        report,
+                        pool,
+                        limits,
+                        own_flags,
+                        full=partial(full, pool),
+                        count=2 * runs,
+                        parallel=parallel,
+                    )
     finally:
         shutil.rmtree(config.state_root, ignore_errors=True)

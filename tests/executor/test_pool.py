@@ -96,6 +96,17 @@ async def test_a_boot_under_way_is_taken_over(driver: GvisorDriver) -> None:
         assert (pool.claims.booting, pool.claims.cold) == (1, 0)
 
 
+async def test_a_boot_that_is_waited_for_keeps_no_other_from_beginning(driver: GvisorDriver) -> None:
+    async with open_pool(driver, size=1, cores=1) as pool:
+        pool.keep({"python": DISK})
+        await until(lambda: len(driver.sandboxes) == 1)
+        claim = asyncio.create_task(pool.boot("python", disk_bytes=DISK), name="claim")
+        await until(lambda: len(driver.sandboxes) == 2)
+        assert not claim.done()
+        assert await finish(await claim) == b"ran\n"
+        assert (pool.claims.booting, pool.claims.cold) == (1, 0)
+
+
 async def test_who_is_cancelled_leaves_the_boot_to_the_pool(driver: GvisorDriver) -> None:
     async with open_pool(driver, size=1) as pool:
         pool.keep({"python": DISK})

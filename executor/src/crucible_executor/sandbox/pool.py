@@ -4,6 +4,7 @@ A pool wraps a driver and is one itself. It keeps `size` sandboxes of each runti
 `boot` hands out one that waits, else one that is booting for the pool just now, else boots one as if there was no
 pool: nobody ever stands in a queue. What was handed out is replaced a moment later, by as many boots at once as there
 are cores without a program, and by one where there is none; boots of the pool's have next to no weight beside programs.
+A boot that somebody waits for is that program's, and no longer one of these: what it leaves of the cores is used.
 
 Knows the port, and three things more that a sandbox can do: `Waiting`.
 """
@@ -178,7 +179,7 @@ class SandboxPool:
         while True:
             self._changed.clear()
             self._drop_old()
-            while (runtime := self._wanting()) is not None and len(self._boots) < self._allowed():
+            while (runtime := self._wanting()) is not None and self._unclaimed() < self._allowed():
                 boot = _Boot(runtime)
                 self._boots.append(boot)
                 self._spawn(f"pool-boot-{runtime}", self._boot(boot))
@@ -192,6 +193,9 @@ class SandboxPool:
         """How many may boot at once: each needs a core, and one more program than cores does not stop the last boot."""
         self._out = {sandbox for sandbox in self._out if sandbox.alive}
         return max(1, self._cores - len(self._out))
+
+    def _unclaimed(self) -> int:
+        return sum(not boot.claimed for boot in self._boots)
 
     def _wanting(self) -> str | None:
         """The runtime that lacks the most."""
