@@ -16,6 +16,7 @@ import httpx
 
 from crucible_local.layout import Layout
 from crucible_local.state import ProcessState, StackState
+from crucible_testkit.freezing import frozen_group
 from crucible_testkit.scratch import scratch_folder
 
 IMAGES = Path("/var/lib/crucible/images")
@@ -199,7 +200,7 @@ class Stack:
     def require_no_leftovers(self, *, timeout: float = 90) -> None:
         """Raises AssertionError when after `timeout` a sandbox runs, or files of one are left that is gone.
 
-        Those that wait for a program are stopped, and are meant to be there; one that boots ahead gives way to all else
+        Those that wait for a program are frozen, and are meant to be there; one that boots ahead gives way to all else
         on the machine, and may take long.
         """
         deadline = time.monotonic() + timeout
@@ -218,8 +219,8 @@ class Stack:
             if root is None:
                 continue
             known.add(Path(os.fsdecode(root[1])))
-            waiting = [_state(sandbox) == "T" for sandbox in _children(supervisor)]
-            if waiting != [True]:
+            frozen = [frozen_group(sandbox) is not None for sandbox in _children(supervisor)]
+            if frozen != [True]:
                 found.append(f"sandbox {os.fsdecode(root[1])}")
         folders = {entry for folder in {path.parent for path in known} for entry in folder.iterdir() if entry.is_dir()}
         return [*found, *(f"files in {folder}" for folder in folders - known if len(folder.name) == ID_LENGTH)]
@@ -251,13 +252,6 @@ def _children(pid: int) -> list[int]:
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
         return []
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
 
 
 def _command_line(pid: int) -> bytes:
