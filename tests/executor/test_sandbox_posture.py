@@ -43,10 +43,11 @@ def limited(config: GvisorConfig, pid: int) -> bool:
 def memory_limits(config: GvisorConfig, sandbox: str) -> set[str]:
     """The bounds of a sandbox's group, whichever version of control groups keeps them."""
     names = ("memory.limit_in_bytes", "memory.max")
-    pattern = f"**/{config.cgroup_parent}/*/{sandbox}"
+    mounts = (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())
     return {
         (group / name).read_text().strip()
-        for group in Path("/sys/fs/cgroup").glob(pattern)
+        for mount in mounts
+        for group in mount.glob(f"{config.cgroup_parent}/*/{sandbox}")
         for name in names
         if (group / name).exists()
     }
