@@ -15,6 +15,7 @@ from typing import Protocol
 import pytest
 
 from crucible_executor.build_images import build_all
+from crucible_executor.sandbox import cgroup
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
 from crucible_executor.sandbox.image import DEFAULT_IMAGES_DIR, ImageStore
 from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits, Stream, Verdict
@@ -147,6 +148,17 @@ def run(driver: GvisorDriver) -> Run:
     return run_one
 
 
+def groups(config: GvisorConfig, pattern: str = "*/*") -> list[Path]:
+    """The control groups of sandboxes on a ground, in each hierarchy; not those of supervisors."""
+    found = {group for mount in mounts() for group in mount.glob(f"{config.cgroup_parent}/{pattern}") if group.is_dir()}
+    return sorted(group for group in found if group.name != cgroup.SUPERVISORS)
+
+
+def mounts() -> list[Path]:
+    """Where control groups are: version 1 mounts its hierarchies below, version 2 is the folder itself."""
+    return [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+
+
 def leftovers(config: GvisorConfig) -> list[str]:
     """Every process, control group and file that runs on a ground have left; empty when all is well."""
     marks = (str(config.state_root).encode(), config.cgroup_parent.encode())
@@ -158,10 +170,9 @@ def leftovers(config: GvisorConfig) -> list[str]:
             continue
         if any(mark in line for mark in marks) and int(process.name) != os.getpid():
             found.append(f"process {process.name}")
-    # Version 1 mounts its hierarchies below, version 2 is the folder itself.
-    mounts = (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())
-    groups = [mount / config.cgroup_parent for mount in mounts]
-    found += [f"control group {group}" for group in groups if group.exists()]
+    found += [
+        f"control group {mount / config.cgroup_parent}" for mount in mounts() if (mount / config.cgroup_parent).exists()
+    ]
     if config.state_root.exists():
         found += [str(path) for path in config.state_root.iterdir() if path.name != "lock"]
     return found

@@ -21,7 +21,7 @@ from crucible_executor.sandbox.pool import open_pool
 from crucible_executor.sandbox.port import Outcome, SandboxDriver, SandboxFault, SandboxLimits
 
 from .abuse_tricks import Trick, load_tricks
-from .conftest import LIMITS, Collected, program
+from .conftest import LIMITS, Collected, groups, program
 
 AT_ONCE = 2
 TRICKS = load_tricks()
@@ -47,8 +47,7 @@ class Host:
     def trace_of(self, identity: str) -> list[str]:
         """What is left of one sandbox that was closed."""
         found = [str(path) for path in self._config.state_root.glob(f"*/{identity}*")]
-        for mount in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
-            found += [str(path) for path in mount.glob(f"{self._config.cgroup_parent}/*/{identity}")]
+        found += map(str, groups(self._config, f"*/{identity}"))
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if (

@@ -40,7 +40,7 @@ from crucible_testkit import NatsServer
 from crucible_testkit.child import Child
 from crucible_testkit.scratch import scratch_folder
 
-from .conftest import LIMITS, MIB, SLOWNESS, Collected, open_descriptors, program
+from .conftest import LIMITS, MIB, SLOWNESS, Collected, groups, open_descriptors, program
 from .conftest import leftovers as left_on
 from .service_harness import environment, job, platform_on
 
@@ -56,13 +56,6 @@ async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds * SLOWNESS):
         while not condition():  # noqa: ASYNC110 - what is waited for is the machine's, it sets no event
             await asyncio.sleep(0.02)
-
-
-def groups(config: GvisorConfig, pattern: str = "*/*") -> list[Path]:
-    """The control groups of sandboxes on a ground, in each hierarchy; not those of supervisors."""
-    mounts = (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())
-    found = {group for mount in mounts for group in mount.glob(f"{config.cgroup_parent}/{pattern}") if group.is_dir()}
-    return sorted(group for group in found if group.name != cgroup.SUPERVISORS)
 
 
 def members(config: GvisorConfig) -> set[int]:

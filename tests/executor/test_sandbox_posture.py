@@ -8,7 +8,7 @@ from pathlib import Path
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
 from crucible_executor.sandbox.port import Program, ProgramFile
 
-from .conftest import LIMITS, MIB, SLOWNESS, Collected
+from .conftest import LIMITS, MIB, SLOWNESS, Collected, groups
 
 
 def processes(config: GvisorConfig) -> dict[int, list[bytes]]:
@@ -43,11 +43,9 @@ def limited(config: GvisorConfig, pid: int) -> bool:
 def memory_limits(config: GvisorConfig, sandbox: str) -> set[str]:
     """The bounds of a sandbox's group, whichever version of control groups keeps them."""
     names = ("memory.limit_in_bytes", "memory.max")
-    mounts = (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir())
     return {
         (group / name).read_text().strip()
-        for mount in mounts
-        for group in mount.glob(f"{config.cgroup_parent}/*/{sandbox}")
+        for group in groups(config, f"*/{sandbox}")
         for name in names
         if (group / name).exists()
     }

@@ -179,7 +179,7 @@ class SandboxPool:
         while True:
             self._changed.clear()
             self._drop_old()
-            while (runtime := self._wanting()) is not None and self._unclaimed() < self._allowed():
+            while (runtime := self._wanting()) is not None and len(self._unclaimed()) < self._allowed():
                 boot = _Boot(runtime)
                 self._boots.append(boot)
                 self._spawn(f"pool-boot-{runtime}", self._boot(boot))
@@ -194,16 +194,18 @@ class SandboxPool:
         self._out = {sandbox for sandbox in self._out if sandbox.alive}
         return max(1, self._cores - len(self._out))
 
-    def _unclaimed(self) -> int:
-        return sum(not boot.claimed for boot in self._boots)
+    def _unclaimed(self) -> list[str]:
+        """Of the boots that nobody waits for, the runtimes."""
+        return [boot.runtime for boot in self._boots if not boot.claimed]
 
     def _wanting(self) -> str | None:
         """The runtime that lacks the most."""
         now = time.monotonic()
         if now < self._not_before:
             return None
+        unclaimed = self._unclaimed()
         lacking = {
-            name: self._size - len(shelf.ready) - sum(not boot.claimed for boot in self._boots if boot.runtime == name)
+            name: self._size - len(shelf.ready) - unclaimed.count(name)
             for name, shelf in self._shelves.items()
             if shelf.not_before <= now
         }
