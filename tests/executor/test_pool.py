@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -11,9 +12,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
-from crucible_executor.sandbox.pool import SandboxPool, open_pool
+from crucible_executor.sandbox.pool import COURTESY, SandboxPool, open_pool
 from crucible_executor.sandbox.port import Outcome, Sandbox, SandboxAbandoned
 from crucible_executor.sandbox.run import run_program
 from crucible_testkit.freezing import frozen_group
@@ -61,6 +65,16 @@ async def test_one_that_is_ready_is_handed_out_and_replaced(driver: GvisorDriver
         assert await finish(sandbox) == b"ran\n"
         await until(lambda: pool.waiting["python"] == 2)
         assert (pool.claims.ready, pool.claims.cold) == (1, 0)
+
+
+async def test_no_moment_passes_unseen(driver: GvisorDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time at which a sandbox may be replaced passes while the pool looks what it should do."""
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + next(looks) * 0.4 * COURTESY)
+    async with filled(driver, size=2) as pool:
+        monkeypatch.setattr("crucible_executor.sandbox.pool.time", clock)
+        assert await finish(await pool.boot("python", disk_bytes=DISK)) == b"ran\n"
+        await until(lambda: pool.waiting["python"] == 2)
 
 
 async def test_two_programs_never_share_a_sandbox(driver: GvisorDriver) -> None:

@@ -178,13 +178,14 @@ class SandboxPool:
         """Fill, replace what grew old or died, for ever."""
         while True:
             self._changed.clear()
-            self._drop_old()
-            while (runtime := self._wanting()) is not None and len(self._unclaimed()) < self._allowed():
+            now = time.monotonic()  # one for the whole turn: no moment may pass between a look and the sleep after it
+            self._drop_old(now)
+            while (runtime := self._wanting(now)) is not None and len(self._unclaimed()) < self._allowed():
                 boot = _Boot(runtime)
                 self._boots.append(boot)
                 self._spawn(f"pool-boot-{runtime}", self._boot(boot))
             try:
-                async with asyncio.timeout(self._patience()):
+                async with asyncio.timeout(self._patience(now)):
                     await self._changed.wait()
             except TimeoutError:
                 continue
@@ -198,9 +199,8 @@ class SandboxPool:
         """Of the boots that nobody waits for, the runtimes."""
         return [boot.runtime for boot in self._boots if not boot.claimed]
 
-    def _wanting(self) -> str | None:
+    def _wanting(self, now: float) -> str | None:
         """The runtime that lacks the most."""
-        now = time.monotonic()
         if now < self._not_before:
             return None
         unclaimed = self._unclaimed()
@@ -212,17 +212,15 @@ class SandboxPool:
         most = max(lacking, key=lambda name: lacking[name], default=None)
         return most if most is not None and lacking[most] > 0 else None
 
-    def _patience(self) -> float | None:
+    def _patience(self, now: float) -> float | None:
         """Seconds until something changes by time alone."""
-        now = time.monotonic()
         moments = [expires for shelf in self._shelves.values() for _, expires in shelf.ready]
         moments += [
             each for each in (self._not_before, *(shelf.not_before for shelf in self._shelves.values())) if each > now
         ]
         return max(0.0, min(moments) - now) if moments else None
 
-    def _drop_old(self) -> None:
-        now = time.monotonic()
+    def _drop_old(self, now: float) -> None:
         for shelf in self._shelves.values():
             fresh = deque[tuple[Waiting, float]]()
             for sandbox, expires in shelf.ready:
