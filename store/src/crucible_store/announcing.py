@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import nats.errors
 
 from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import Messaging
 from crucible_contracts import subjects
-from crucible_store.convert import StoredEvent
+from crucible_store.ledger.hot import Changes
 from crucible_store.watching import Watchtower
 
 log = get_logger(__name__)
@@ -23,21 +21,22 @@ class Announcer:
         self._messaging = messaging
         self._tower = tower
 
-    async def announce(self, events: Iterable[StoredEvent], pools: Iterable[str]) -> None:
+    async def announce(self, changes: Changes) -> None:
         """Tells those who watch from here, and publishes for all others, if that can be done now.
 
         Never fails: what is lost is found in the database.
         """
-        events = list(events)
-        for event in events:
+        for ending in changes.endings():
+            self._tower.settle(ending)
+        for event in changes.events:
             self._tower.hear(event.evaluation, event.data)
         if not self._messaging.is_connected:
             return
         try:
             # Without trace headers: an event is read by watchers of other traces.
-            for event in events:
+            for event in changes.events:
                 await self._messaging.nc.publish(event.subject, event.data)
-            for pool in pools:
+            for pool in changes.pools:
                 await self._messaging.nc.publish(subjects.queue(pool))
         except (nats.errors.Error, OSError) as exc:
             log.warning("events.not_announced", error=type(exc).__name__)

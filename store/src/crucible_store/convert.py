@@ -18,7 +18,7 @@ from crucible_contracts import subjects
 from crucible_contracts.limits import INLINE_PROGRAM_BYTES
 from crucible_store.domain.filters import Outcome
 from crucible_store.domain.replies import Abandon
-from crucible_store.domain.rows import Entry, Executor, Kind, Message, Note
+from crucible_store.domain.rows import Entry, Executor, Kind, Message, Note, Row
 from crucible_store.domain.states import Cause, Reason, Status
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -83,6 +83,14 @@ class StoredResult:
     outcome: int
     summary: bytes
     bulk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an evaluation came to its final state."""
+
+    row: Row
+    result: StoredResult | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +342,19 @@ def evaluation(row: Columns, *, now: datetime, pool: PoolState | None) -> evalua
                 if proto.result.HasField(name) and not getattr(proto.result, name).HasField("text"):
                     getattr(proto.result, name).text = ""
     return proto
+
+
+def ended(row: Mapping[str, Any], ending: Ending) -> evaluation_pb2.Evaluation:
+    """An evaluation as callers see it once it has ended, from the columns read before: what a read would give now."""
+    names = ("status", "status_reason", "cause", "generation", "attempt", "start_time", "end_time")
+    result = ending.result
+    after = {
+        **row,
+        **{name: getattr(ending.row, name) for name in names},
+        "result_summary": result.summary if result else None,
+        "result_bulk": result.bulk if result else None,
+    }
+    return evaluation(after, now=row["now"], pool=None)
 
 
 def waiting_for(runtime: str, not_before: datetime, now: datetime, pool: PoolState | None) -> Reason | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -115,12 +116,15 @@ class Histories:
         """The evaluation once it is final, or as it is when the time is over."""
         deadline = asyncio.get_running_loop().time() + seconds
         async with self._tower.listen(evaluation) as listener:
-            final = await self._final(evaluation)
+            row = await self._whole(evaluation)
+            final = row["status"] in FINAL
             while not final and (left := deadline - asyncio.get_running_loop().time()) > 0:
                 data = await listener.next(min(left, QUIET_SECONDS))
                 if data is None:
                     final = await self._final_or_blind(evaluation)
                 elif event_pb2.Event.FromString(data).WhichOneof("kind") in _FINAL_KINDS:
+                    if listener.ending is not None:
+                        return convert.ended(row, listener.ending)
                     final = True
             return await self.get(evaluation)
 
@@ -130,6 +134,12 @@ class Histories:
         if found is None:
             raise not_found(evaluation)
         return found
+
+    async def _whole(self, evaluation: str) -> Mapping[str, Any]:
+        row = await self._database.read(lambda c: reading.whole(c, evaluation))
+        if row is None:
+            raise not_found(evaluation)
+        return row
 
     async def _final(self, evaluation: str) -> bool:
         status = await self._database.read(lambda c: _status(c, evaluation))

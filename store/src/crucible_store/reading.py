@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA
@@ -57,8 +58,14 @@ FROM unnest(CAST(:pools AS text[])) AS asked(name)
 
 async def get(connection: AsyncConnection, evaluation: str) -> evaluation_pb2.Evaluation | None:
     """One evaluation whole."""
-    row = (await connection.execute(_BY_ID, {"id": evaluation})).mappings().one_or_none()
+    row = await whole(connection, evaluation)
     return None if row is None else (await present(connection, [row]))[0]
+
+
+async def whole(connection: AsyncConnection, evaluation: str) -> Mapping[str, Any] | None:
+    """The row of FULL of one evaluation."""
+    row = (await connection.execute(_BY_ID, {"id": evaluation})).mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 async def get_many(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, evaluation_pb2.Evaluation]:

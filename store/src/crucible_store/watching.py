@@ -19,6 +19,7 @@ from nats.aio.subscription import Subscription
 from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import Messaging
 from crucible_contracts import subjects
+from crucible_store.convert import Ending
 
 QUEUE_EVENTS = 1024
 """Announcements kept for a listener that is slow; then they are dropped, and it finds them in the database."""
@@ -34,6 +35,8 @@ class Listener:
     """Announcements of one evaluation: serialized events, in the order in which they came."""
 
     def __init__(self) -> None:
+        self.ending: Ending | None = None
+        """Known where this process committed it, before it is announced."""
         self._queue: asyncio.Queue[bytes] = asyncio.Queue()
         self._bytes = 0
 
@@ -71,6 +74,11 @@ class Watchtower:
         """An announcement, for those who listen."""
         for listener in self._listeners.get(evaluation, ()):
             listener.offer(data)
+
+    def settle(self, ending: Ending) -> None:
+        """An ending, for those who listen; `hear` of its event follows."""
+        for listener in self._listeners.get(ending.row.id, ()):
+            listener.ending = ending
 
     @contextlib.asynccontextmanager
     async def listen(self, evaluation: str) -> AsyncGenerator[Listener]:

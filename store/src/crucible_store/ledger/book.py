@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from crucible.internal.v1 import heartbeat_pb2, ledger_service_pb2
 from crucible.v1 import evaluation_pb2
 from crucible_store import convert, reading
-from crucible_store.convert import Admitted, StoredEvent
+from crucible_store.convert import Admitted
 from crucible_store.database import Database, DataRefusedError
 from crucible_store.ledger import attempts, creating, heartbeats, leasing, reaping, requests
 from crucible_store.ledger.attempts import Applied, Delivery
 from crucible_store.ledger.creating import Created
+from crucible_store.ledger.hot import Changes
 from crucible_store.ledger.leasing import MAX_LEASES, Leased
 from crucible_store.ledger.requests import Asked
 from crucible_store.transaction import Transaction
@@ -30,8 +31,8 @@ class Programs(Protocol):
 class Announcements(Protocol):
     """Tells of what was committed; never fails."""
 
-    async def announce(self, events: Iterable[StoredEvent], pools: Iterable[str]) -> None:
-        """Publishes events, and wakes the dispatch of pools."""
+    async def announce(self, changes: Changes) -> None:
+        """Publishes the events, and wakes the dispatch of the pools."""
         ...
 
 
@@ -58,8 +59,9 @@ class Ledger:
         created, old, leased = await self._create(items, seconds)
         looked = leased is not None and not leased.more
         # Whoever asked for leases has them, and dispatches what is left.
-        pools = created.pools if seconds is None else ()
-        await self._announcements.announce([*created.events, *(leased.events if leased else ())], pools)
+        pools = created.pools if seconds is None else set[str]()
+        events = [*created.events, *(leased.events if leased else ())]
+        await self._announcements.announce(Changes(events=events, pools=pools))
         answers: list[evaluation_pb2.Evaluation] = []
         for item in items:
             if item.id in created.made:
@@ -96,13 +98,13 @@ class Ledger:
     async def lease(self, *, pool: str, limit: int, seconds: float) -> ledger_service_pb2.LeaseEvaluationsResponse:
         """Takes leases."""
         leased = await self._database.write(lambda t: leasing.lease(t, pool=pool, limit=limit, seconds=seconds))
-        await self._announcements.announce(leased.events, ())
+        await self._announcements.announce(Changes(events=leased.events))
         return ledger_service_pb2.LeaseEvaluationsResponse(jobs=leased.jobs, more=leased.more)
 
     async def heartbeat(self, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> heartbeat_pb2.HeartbeatReply:
         """Records a heartbeat."""
         beat = await self._database.write(lambda t: heartbeats.record(t, heartbeat, seconds=seconds))
-        await self._announcements.announce((), beat.pools)
+        await self._announcements.announce(Changes(pools=set(beat.pools)))
         return beat.reply
 
     async def list_lapsed(self, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
@@ -114,7 +116,7 @@ class Ledger:
     ) -> ledger_service_pb2.JudgeLapsedLeasesResponse:
         """Judges leases that are lapsed still."""
         reaped = await self._database.write(lambda t: reaping.judge_lapsed(t, leases, jitter=random.random))
-        await self._announcements.announce(reaped.changes.events, reaped.changes.pools)
+        await self._announcements.announce(reaped.changes)
         return ledger_service_pb2.JudgeLapsedLeasesResponse(requeued=reaped.requeued, failed=reaped.failed)
 
     async def cancel(self, evaluation: str) -> ledger_service_pb2.CancelEvaluationResponse:
@@ -136,10 +138,10 @@ class Ledger:
     async def announce(self, applied: Sequence[Applied]) -> None:
         """Announces what `apply` wrote."""
         for part in applied:
-            await self._announcements.announce(part.changes.events, part.changes.pools)
+            await self._announcements.announce(part.changes)
 
     async def _announced(self, evaluation: str, asked: Asked) -> evaluation_pb2.Evaluation | None:
-        await self._announcements.announce(asked.changes.events, asked.changes.pools)
+        await self._announcements.announce(asked.changes)
         return await self._database.read(lambda c: reading.get(c, evaluation))
 
 

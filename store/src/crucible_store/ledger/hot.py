@@ -9,9 +9,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from crucible_store.convert import Columns, StoredEvent, StoredResult
+from crucible_store.convert import Columns, Ending, StoredEvent, StoredResult
 from crucible_store.domain.rows import AttemptRecord, Row
-from crucible_store.domain.states import LEASED, Cause, Reason, Status
+from crucible_store.domain.states import FINAL, LEASED, Cause, Reason, Status
 from crucible_store.transaction import Transaction
 
 LEASED_SQL = ", ".join(str(int(status)) for status in sorted(LEASED))
@@ -151,6 +151,11 @@ class Changes:
     parked: list[Parked] = field(default_factory=list[Parked])
     pools: set[str] = field(default_factory=set[str])
     """Where something was queued or a slot became free."""
+
+    def endings(self) -> list[Ending]:
+        """Of what is final now."""
+        results = {evaluation: result for evaluation, _, _, _, result in self.results}
+        return [Ending(row, results.get(row.id)) for row in self.rows if row.status in FINAL]
 
 
 def row_of(columns: Columns) -> Row:
