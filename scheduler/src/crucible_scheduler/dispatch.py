@@ -21,6 +21,8 @@ BATCH = 64
 """Leases taken at once, and jobs published at once."""
 TICK_SECONDS = 1.0
 """The queue is looked at at least this often, whatever nudges were lost."""
+GATHER_SECONDS = 0.003
+"""Slots that become free within this time are filled at one time; and whoever waits for what ran there is told first."""
 
 log = get_logger(__name__)
 
@@ -90,6 +92,7 @@ class Dispatcher:
             try:
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._woken.wait()
+                    await asyncio.sleep(GATHER_SECONDS)
             except TimeoutError:
                 pass
             self._woken.clear()
@@ -111,7 +114,10 @@ class Dispatcher:
                 return
 
     async def _publish(self, jobs: Sequence[ledger_service_pb2.LeasedJob]) -> None:
-        answers = await asyncio.gather(*(self._publish_one(job) for job in jobs))
+        if len(jobs) == 1:  # at once, and not in a task of its own
+            answers = [await self._publish_one(jobs[0])]
+        else:
+            answers = await asyncio.gather(*(self._publish_one(job) for job in jobs))
         failures = [answer for answer in answers if answer is not None]
         if failures:
             log.warning("dispatch.not_published", pool=self._pool, jobs=len(failures), error=repr(failures[0]))

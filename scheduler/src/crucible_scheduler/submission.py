@@ -101,6 +101,7 @@ class Submitter:
             self._dispatch.take(stored.jobs)
         if not stored.looked:
             self._dispatch.wake()
+        await asyncio.sleep(0)  # jobs go out before anything else is done
         return stored.evaluations
 
     async def run(self, submission: Submission, *, seconds: float, traceparent: str) -> evaluation_pb2.Evaluation:

@@ -21,15 +21,18 @@ class Announcer:
         self._messaging = messaging
         self._tower = tower
 
-    async def announce(self, changes: Changes) -> None:
-        """Tells those who watch from here, and publishes for all others, if that can be done now.
-
-        Never fails: what is lost is found in the database.
-        """
+    def here(self, changes: Changes) -> None:
+        """Tells those who watch from here."""
         for ending in changes.endings():
             self._tower.settle(ending)
         for event in changes.events:
             self._tower.hear(event.evaluation, event.data)
+
+    async def elsewhere(self, changes: Changes) -> None:
+        """Publishes for all others, if that can be done now.
+
+        Never fails: what is lost is found in the database.
+        """
         if not self._messaging.is_connected:
             return
         try:

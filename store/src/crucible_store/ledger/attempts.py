@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from crucible_store import convert
 from crucible_store.convert import UnreadableError
 from crucible_store.database import Database, DataRefusedError
-from crucible_store.domain.folding import Fate, fold
+from crucible_store.domain.folding import Fate, Folded, fold
 from crucible_store.domain.rows import Kind, Message, Row
 from crucible_store.domain.states import OPEN, Status
-from crucible_store.ledger.hot import Changes, Parked, lock, write
+from crucible_store.ledger.hot import Changes, Parked, lock, write, write_unseen
 from crucible_store.transaction import Transaction
 
 MAX_PARKED_BYTES = 1024 * 1024
@@ -34,6 +36,21 @@ class Delivery:
     """Empty where neither message nor subject names one."""
     message: Message | None
     """None: nothing tells which message of which run it is, so it belongs to no history."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreshLease:
+    """A lease that this process took a moment ago: the row as it left it, and the database's clock then."""
+
+    row: Row
+    token: str
+    time: datetime
+    taken_at: float
+    """By our monotonic clock."""
+
+    def now(self) -> datetime:
+        """The database's time, by how long it was since."""
+        return self.time + timedelta(seconds=time.monotonic() - self.taken_at)
 
 
 @dataclass(slots=True)
@@ -70,15 +87,19 @@ def _unreadable(message_id: str, lease: tuple[int, str] | None) -> Message | Non
     return Message(*lease, run, int(number), Kind.FAULT, parked=True)
 
 
-async def apply(database: Database, deliveries: Sequence[Delivery], *, jitter: Callable[[], float]) -> list[Applied]:
+async def apply(
+    database: Database, deliveries: Sequence[Delivery], *, jitter: Callable[[], float], lease: FreshLease | None = None
+) -> list[Applied]:
     """Applies a batch, one transaction for all; where the database refuses the data, one for each evaluation.
 
-    Raises DatabaseAwayError: then nothing, or what an earlier transaction of the batch wrote, has happened, and the
-    whole batch may be given again.
+    `lease` is that of the only evaluation in the batch, where it is known: a whole run of it is written without a look
+    at the row, which says whether it is still as it was leased (docs/adr/0013). Raises DatabaseAwayError: then nothing,
+    or what an earlier transaction of the batch wrote, has happened, and the whole batch may be given again.
     """
     batch = list(enumerate(deliveries))
     try:
-        return [await database.write(lambda t: _apply(t, batch, jitter))]
+        run = None if lease is None else await _apply_unseen(database, deliveries, lease, jitter)
+        return [run or await database.write(lambda t: _apply(t, batch, jitter))]
     except DataRefusedError:
         done: list[Applied] = []
         by_evaluation: dict[str, list[tuple[int, Delivery]]] = {}
@@ -141,20 +162,40 @@ def _apply(
         for place, delivery in part:
             if (message := delivery.message) is not None and message.kind is Kind.REMOVED:
                 applied.fates[place] = _tell_afterwards(folded.row, message, changes)
-        if not folded.changed:
-            continue
-        after = folded.row
-        changes.rows.append(after)
-        changes.events += [convert.event(evaluation, row.tenant, entry) for entry in folded.entries]
-        if folded.attempt is not None:
-            changes.attempts.append((evaluation, folded.attempt))
-        if folded.verdict is not None:
-            verdict = folded.verdict
-            changes.results.append((evaluation, after.generation, after.attempt, verdict.run, convert.result(verdict)))
-        if folded.frees_slot:
-            changes.pools.add(row.pool)
+        _take_over(folded, changes)
     write(transaction, changes)
     return applied
+
+
+async def _apply_unseen(
+    database: Database, deliveries: Sequence[Delivery], lease: FreshLease, jitter: Callable[[], float]
+) -> Applied | None:
+    """Applies a run that is told from its beginning to its verdict, where there is nothing else to it."""
+    messages = [each.message for each in deliveries if each.message is not None and not each.message.parked]
+    if len(messages) < len(deliveries) or Kind.REMOVED in {message.kind for message in messages}:
+        return None
+    folded = fold(lease.row, messages, now=lease.now(), jitter=jitter)
+    if folded.verdict is None or set(folded.fates) != {Fate.APPLIED}:
+        return None
+    applied = Applied(dict(enumerate(folded.fates)))
+    _take_over(folded, applied.changes)
+    written = await database.write(lambda t: write_unseen(t, applied.changes, token=lease.token))
+    return applied if written else None
+
+
+def _take_over(folded: Folded, changes: Changes) -> None:
+    if not folded.changed:
+        return
+    row = folded.row
+    changes.rows.append(row)
+    changes.events += [convert.event(row.id, row.tenant, entry) for entry in folded.entries]
+    if folded.attempt is not None:
+        changes.attempts.append((row.id, folded.attempt))
+    if folded.verdict is not None:
+        verdict = folded.verdict
+        changes.results.append((row.id, row.generation, row.attempt, verdict.run, convert.result(verdict)))
+    if folded.frees_slot:
+        changes.pools.add(row.pool)
 
 
 def _tell_afterwards(row: Row, message: Message, changes: Changes) -> Fate:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,12 +14,15 @@ from crucible_store import convert, reading
 from crucible_store.convert import Admitted
 from crucible_store.database import Database, DataRefusedError
 from crucible_store.ledger import attempts, creating, heartbeats, leasing, reaping, requests
-from crucible_store.ledger.attempts import Applied, Delivery
+from crucible_store.ledger.attempts import Applied, Delivery, FreshLease
 from crucible_store.ledger.creating import Created
 from crucible_store.ledger.hot import Changes
 from crucible_store.ledger.leasing import MAX_LEASES, Leased
 from crucible_store.ledger.requests import Asked
 from crucible_store.transaction import Transaction
+
+MAX_FRESH = 1024
+"""Leases remembered until their runs speak; the others' rows are read."""
 
 
 class Programs(Protocol):
@@ -31,8 +36,12 @@ class Programs(Protocol):
 class Announcements(Protocol):
     """Tells of what was committed; never fails."""
 
-    async def announce(self, changes: Changes) -> None:
-        """Publishes the events, and wakes the dispatch of the pools."""
+    def here(self, changes: Changes) -> None:
+        """Tells those who listen in this process."""
+        ...
+
+    async def elsewhere(self, changes: Changes) -> None:
+        """Publishes the events for all others, and wakes the dispatch of the pools."""
         ...
 
 
@@ -43,6 +52,7 @@ class Ledger:
         self._database = database
         self._announcements = announcements
         self._programs = programs
+        self._fresh: OrderedDict[str, FreshLease] = OrderedDict()
 
     async def create(self, new: Sequence[ledger_service_pb2.NewEvaluation]) -> list[evaluation_pb2.Evaluation]:
         """Stores evaluations, all or none; gives them in order, those of known request ids as they are now."""
@@ -57,11 +67,12 @@ class Ledger:
             if item.large_program is not None and item.program_sha256 is not None:
                 await self._programs.put_program(item.program_sha256, item.large_program)
         created, old, leased = await self._create(items, seconds)
+        self._keep(leased)
         looked = leased is not None and not leased.more
         # Whoever asked for leases has them, and dispatches what is left.
         pools = created.pools if seconds is None else set[str]()
         events = [*created.events, *(leased.events if leased else ())]
-        await self._announcements.announce(Changes(events=events, pools=pools))
+        await self._announce(Changes(events=events, pools=pools))
         answers: list[evaluation_pb2.Evaluation] = []
         for item in items:
             if item.id in created.made:
@@ -98,13 +109,14 @@ class Ledger:
     async def lease(self, *, pool: str, limit: int, seconds: float) -> ledger_service_pb2.LeaseEvaluationsResponse:
         """Takes leases."""
         leased = await self._database.write(lambda t: leasing.lease(t, pool=pool, limit=limit, seconds=seconds))
-        await self._announcements.announce(Changes(events=leased.events))
+        self._keep(leased)
+        await self._announce(Changes(events=leased.events))
         return ledger_service_pb2.LeaseEvaluationsResponse(jobs=leased.jobs, more=leased.more)
 
     async def heartbeat(self, heartbeat: heartbeat_pb2.Heartbeat, *, seconds: float) -> heartbeat_pb2.HeartbeatReply:
         """Records a heartbeat."""
         beat = await self._database.write(lambda t: heartbeats.record(t, heartbeat, seconds=seconds))
-        await self._announcements.announce(Changes(pools=set(beat.pools)))
+        await self._announce(Changes(pools=set(beat.pools)))
         return beat.reply
 
     async def list_lapsed(self, *, limit: int) -> list[ledger_service_pb2.LapsedLease]:
@@ -116,7 +128,7 @@ class Ledger:
     ) -> ledger_service_pb2.JudgeLapsedLeasesResponse:
         """Judges leases that are lapsed still."""
         reaped = await self._database.write(lambda t: reaping.judge_lapsed(t, leases, jitter=random.random))
-        await self._announcements.announce(reaped.changes)
+        await self._announce(reaped.changes)
         return ledger_service_pb2.JudgeLapsedLeasesResponse(requeued=reaped.requeued, failed=reaped.failed)
 
     async def cancel(self, evaluation: str) -> ledger_service_pb2.CancelEvaluationResponse:
@@ -132,16 +144,36 @@ class Ledger:
         return ledger_service_pb2.RequeueEvaluationResponse(evaluation=await self._announced(evaluation, asked))
 
     async def apply(self, deliveries: Sequence[Delivery]) -> list[Applied]:
-        """Applies what executors said; the caller acknowledges, then calls `announce`."""
-        return await attempts.apply(self._database, deliveries, jitter=random.random)
+        """Applies what executors said, and tells of it here; the caller acknowledges, then calls `announce`."""
+        named = {delivery.evaluation for delivery in deliveries}
+        leases = [self._fresh.pop(evaluation, None) for evaluation in named]
+        lease = leases[0] if len(leases) == 1 else None
+        applied = await attempts.apply(self._database, deliveries, jitter=random.random, lease=lease)
+        for part in applied:
+            self._announcements.here(part.changes)
+        return applied
 
     async def announce(self, applied: Sequence[Applied]) -> None:
-        """Announces what `apply` wrote."""
+        """Tells all others of what `apply` wrote."""
         for part in applied:
-            await self._announcements.announce(part.changes)
+            await self._announcements.elsewhere(part.changes)
+
+    def _keep(self, leased: Leased | None) -> None:
+        """Until the first message of its run, for a run that says all at once."""
+        if leased is None or leased.now is None:
+            return
+        for row in leased.rows:
+            if row.token is not None:
+                self._fresh[row.id] = FreshLease(row, row.token, leased.now, time.monotonic())
+        while len(self._fresh) > MAX_FRESH:
+            self._fresh.popitem(last=False)
+
+    async def _announce(self, changes: Changes) -> None:
+        self._announcements.here(changes)
+        await self._announcements.elsewhere(changes)
 
     async def _announced(self, evaluation: str, asked: Asked) -> evaluation_pb2.Evaluation | None:
-        await self._announcements.announce(asked.changes)
+        await self._announce(asked.changes)
         return await self._database.read(lambda c: reading.get(c, evaluation))
 
 

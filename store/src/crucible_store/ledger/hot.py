@@ -16,6 +16,7 @@ from crucible_store.transaction import Transaction
 
 LEASED_SQL = ", ".join(str(int(status)) for status in sorted(LEASED))
 """The states that hold a lease, as literals: a parameter would hide the partial index from the planner."""
+_DISPATCHED = int(Status.DISPATCHED)
 
 _WRITTEN = {
     "status": "smallint",
@@ -81,39 +82,48 @@ def arrays(prefix: str, columns: Mapping[str, str], rows: Sequence[Sequence[Any]
     return {f"{prefix}_{name}": values for name, values in zip(columns, turned, strict=True)}
 
 
-def _insert(table: str, prefix: str, columns: Mapping[str, str]) -> str:
+def _insert(table: str, prefix: str, columns: Mapping[str, str], *, only: str = "true") -> str:
     names = ", ".join(columns)
-    return f"INSERT INTO {table} ({names}) SELECT {names} FROM {unnest(prefix, columns)}"  # noqa: S608  constants
+    return f"INSERT INTO {table} ({names}) SELECT {names} FROM {unnest(prefix, columns)} WHERE {only}"  # noqa: S608  constants
 
 
 INSERT_EVENTS = _insert("events", "event", _EVENT)
 """A statement, or the body of a WITH; takes `event_arrays`."""
 
+COLUMNS = ("id", "tenant", "pool", "max_attempts", *_WRITTEN)
+"""What `row_of` takes."""
+
 _LOCK = sa.text(
-    f"SELECT id, tenant, pool, max_attempts, {', '.join(_WRITTEN)}, clock_timestamp() AS now"  # noqa: S608  constants
+    f"SELECT {', '.join(COLUMNS)}, clock_timestamp() AS now"  # noqa: S608  constants
     " FROM evaluations WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE"
 )
+
+_ALL = "(SELECT count(*) FROM updated) = :rows"
+"""All or nothing: a row that was not locked may have changed."""
 
 _WRITE = sa.text(f"""
 WITH updated AS (
     UPDATE evaluations e SET {", ".join(f"{name} = hot.{name}" for name in _WRITTEN)}
-    FROM {unnest("hot", {"id": "uuid", **_WRITTEN})} WHERE e.id = hot.id
+    FROM {unnest("hot", {"id": "uuid", "unclaimed": "uuid", **_WRITTEN})}
+    WHERE e.id = hot.id
+        AND (hot.unclaimed IS NULL OR (e.token = hot.unclaimed AND e.run IS NULL AND e.status = {_DISPATCHED}))
+    RETURNING e.id
 ), appended AS (
-    {INSERT_EVENTS}
+    {_insert("events", "event", _EVENT, only=_ALL)}
 ), tried AS (
-    {_insert("attempts", "attempt", _ATTEMPT)}
+    {_insert("attempts", "attempt", _ATTEMPT, only=_ALL)}
     ON CONFLICT (evaluation, attempt) DO UPDATE SET
         end_time = coalesce(excluded.end_time, attempts.end_time),
         cause = coalesce(excluded.cause, attempts.cause),
         stdout_object = excluded.stdout_object,
         stderr_object = excluded.stderr_object
 ), judged AS (
-    {_insert("results", "result", _RESULT)}
+    {_insert("results", "result", _RESULT, only=_ALL)}
 ), parked AS (
     INSERT INTO parked_messages (park_time, {", ".join(_PARKED)})
     SELECT clock_timestamp(), {", ".join(_PARKED)} FROM {unnest("parked", _PARKED)}
 )
-SELECT 1
+SELECT {_ALL} AS written
 """)  # noqa: S608  constants
 
 
@@ -210,16 +220,29 @@ def event_arrays(events: Sequence[StoredEvent]) -> dict[str, list[Any]]:
 def write(transaction: Transaction, changes: Changes) -> None:
     """Writes all of it, where there is any, and commits. The rows must be locked."""
     if changes.rows or changes.parked:
-        transaction.later(_WRITE, _parameters(changes))
+        transaction.later(_WRITE, _parameters(changes, unclaimed=None))
     if changes.afterwards:
         # Each once: what is told twice stays as it was told first.
         transaction.later(_WRITE_AFTERWARDS, arrays("told", _AFTERWARDS, changes.afterwards))
     transaction.commit()
 
 
-def _parameters(changes: Changes) -> dict[str, list[Any]]:
+def write_unseen(transaction: Transaction, changes: Changes, *, token: str) -> bool:
+    """Writes what ends one evaluation, whose row is neither read nor locked, and commits: one round trip.
+
+    False: nothing was written. The row is no longer in the lease of this token, or a run has claimed it.
+    """
+    written = transaction.later(_WRITE, _parameters(changes, unclaimed=token))
+    transaction.commit()
+    return bool(written.one()["written"])
+
+
+def _parameters(changes: Changes, *, unclaimed: str | None) -> dict[str, Any]:
     return (
-        arrays("hot", {"id": "uuid", **_WRITTEN}, [_columns(row) for row in changes.rows])
+        {"rows": len(changes.rows)}
+        | arrays(
+            "hot", {"id": "uuid", "unclaimed": "uuid", **_WRITTEN}, [_columns(row, unclaimed) for row in changes.rows]
+        )
         | event_arrays(changes.events)
         | arrays("attempt", _ATTEMPT, [_attempt(*attempt) for attempt in changes.attempts])
         | arrays(
@@ -234,9 +257,10 @@ def _parameters(changes: Changes) -> dict[str, list[Any]]:
     )
 
 
-def _columns(row: Row) -> tuple[Any, ...]:
+def _columns(row: Row, unclaimed: str | None) -> tuple[Any, ...]:
     return (
         row.id,
+        unclaimed,
         int(row.status),
         None if row.status_reason is None else int(row.status_reason),
         None if row.cause is None else int(row.cause),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
 from crucible.internal.v1 import ledger_service_pb2
 from crucible_store import convert
 from crucible_store.convert import StoredEvent
+from crucible_store.domain.rows import Row
 from crucible_store.domain.states import Status, Trigger, move
-from crucible_store.ledger.hot import INSERT_EVENTS, LEASED_SQL, event_arrays
+from crucible_store.ledger.hot import COLUMNS, INSERT_EVENTS, LEASED_SQL, event_arrays, row_of
 from crucible_store.reading import LIVE_EXECUTORS
 from crucible_store.transaction import Transaction
 
@@ -55,7 +56,7 @@ WITH clock AS MATERIALIZED (
         last_sequence = last_sequence + 1
     FROM chosen, clock
     WHERE e.id = chosen.id AND e.status = {_QUEUED} AND e.not_before <= clock.now
-    RETURNING e.id, e.tenant, e.generation, e.attempt, e.token, e.last_sequence, e.priority, e.queue_time, e.runtime
+    RETURNING {", ".join(f"e.{name}" for name in COLUMNS)}, e.priority, e.runtime
 )
 SELECT leased.*, clock.now, free.slots > :limit AND (SELECT count(*) FROM candidate) > :limit AS more
 FROM leased, clock, free ORDER BY priority DESC, queue_time, id
@@ -77,6 +78,9 @@ class Leased:
     jobs: list[ledger_service_pb2.LeasedJob] = field(default_factory=list[ledger_service_pb2.LeasedJob])
     more: bool = False
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
+    rows: list[Row] = field(default_factory=list[Row])
+    """As they are now, and stay until a run claims them, but for how long the lease holds."""
+    now: datetime | None = None
 
 
 def lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
@@ -109,7 +113,9 @@ def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -
     if not rows:
         return leased
     now = rows[0]["now"]
+    leased.now = now
     leased.more = rows[0]["more"]
+    leased.rows = list(map(row_of, rows))
     leased.events = [
         convert.dispatched_event(
             row["id"],
