@@ -144,6 +144,7 @@ class Attempt:
             finished = await self._run()
             if finished is not None:
                 self._tell(finished)
+                self._record(finished)
             elif not self._told:
                 self._span.set_attribute("crucible.outcome", "ABANDONED")
         if finished is None and self._told and self._after is not None:
@@ -195,8 +196,12 @@ class Attempt:
             self.journal.started(self._sandbox.image_digest)
             verdict = await self._observed(self._sandbox)
             if not self._output.must_be_stored:
-                self._tell(self._finished(verdict))
-                await self._let_it_out()
+                finished = self._finished(verdict)
+                self._tell(finished)
+                try:
+                    await self._let_it_out()
+                finally:
+                    self._record(finished)
             return verdict
         finally:
             await self._close()
@@ -303,6 +308,9 @@ class Attempt:
     def _tell(self, finished: attempt_pb2.RunFinished) -> None:
         self._told = True
         self.journal.finish(finished)
+
+    def _record(self, finished: attempt_pb2.RunFinished) -> None:
+        """In the span and the log, once it was told."""
         if finished.HasField("fault"):
             cause = ExecutionResult.Cause.Name(finished.fault.cause)
             self._span.set_attribute("crucible.cause", cause)

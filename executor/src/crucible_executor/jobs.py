@@ -70,14 +70,17 @@ class JobPuller:
             self._idle = True
             await self._slots.slot()
             self._idle = False
-            taken = False
+            taken = None
             try:
-                while not self._stopping and not taken:
+                while not self._stopping and taken is None:
                     message = await self._fetch(subscription)
-                    taken = message is not None and await self._take(message)
+                    if message is not None and await self._take(message):
+                        taken = message
             finally:
-                if not taken:
+                if taken is None:
                     self._slots.give_back_slot()
+            if taken is not None:
+                await self._acknowledge(taken)
 
     async def stop(self, task: asyncio.Task[None]) -> None:
         """Ends `run`, which is `task`: a pull on its way is waited for, and its job handed back."""
@@ -114,10 +117,19 @@ class JobPuller:
             log.error("job.malformed", size=len(message.data))
             await message.term()
             return False
-        # The lease in the database is the one authority over a job: the broker's part ends here.
-        await message.ack()
         self._slots.begin(job, message.headers or {})
         return True
+
+    async def _acknowledge(self, message: nats.aio.msg.Msg) -> None:
+        """The lease in the database is the one authority over a job: the broker's part ends here.
+
+        Where it does not hear of it, the job comes again: that run finds this one's claim, and is abandoned.
+        """
+        await asyncio.sleep(0)  # the run goes first: somebody may wait for it
+        try:
+            await message.ack()
+        except (nats.errors.Error, OSError) as exc:
+            self._complain(exc)
 
     def _complain(self, error: Exception) -> None:
         self.bound = False

@@ -22,7 +22,7 @@ BATCH = 64
 TICK_SECONDS = 1.0
 """The queue is looked at at least this often, whatever nudges were lost."""
 GATHER_SECONDS = 0.003
-"""Slots that become free within this time are filled at one time; and whoever waits for what ran there is told first."""
+"""What becomes free within this time is filled at one time, and whoever waits for what ran there is told first."""
 
 log = get_logger(__name__)
 

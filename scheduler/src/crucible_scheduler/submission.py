@@ -25,6 +25,8 @@ FINAL = frozenset(
 
 WAIT_AGAIN_SECONDS = 0.5
 """Before a wait is asked for again that a store could not answer."""
+HEAD_START_SECONDS = 0.004
+"""Of a new evaluation before its wait: its job is on the way meanwhile, and needs the same processors."""
 
 
 class Evaluations(Protocol):
@@ -115,6 +117,8 @@ class Submitter:
         try:
             async with scope:
                 self._waiting.add(scope)
+                if evaluation.status not in FINAL:
+                    await asyncio.sleep(min(seconds, HEAD_START_SECONDS))
                 while evaluation.status not in FINAL and (left := deadline - time.monotonic()) > 0:
                     evaluation = await self._wait(evaluation, left)
         except TimeoutError:
