@@ -42,8 +42,8 @@ SAMPLE_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 0.5
 STORING_SECONDS = 120.0
 """How long a finished run tries to store its output."""
-FIRST_OUT_SECONDS = 0.005
-"""So long at most a sandbox stays up for its verdict to go out first."""
+COURTESY_SECONDS = 0.03
+"""So long a sandbox that has ended stays, stopped, for its verdict to be stored and answered first."""
 LAST_BACKOFF_SECONDS = 5.0
 """Between two tries to upload an output."""
 FLUSH_SECONDS = 5.0
@@ -199,19 +199,13 @@ class Attempt:
                 finished = self._finished(verdict)
                 self._tell(finished)
                 try:
-                    await self._let_it_out()
+                    await asyncio.sleep(COURTESY_SECONDS)
                 finally:
                     self._record(finished)
             return verdict
         finally:
             await self._close()
             self._sandbox_gone()
-
-    async def _let_it_out(self) -> None:
-        """Gives the verdict a moment to reach the broker: to take a sandbox down keeps a core busy for longer."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_OUT_SECONDS):
-                await self.journal.flushed.wait()
 
     async def _program(self) -> job_pb2.Program:
         if self.job.WhichOneof("payload") == "program":

@@ -94,7 +94,7 @@ class Guest:
         return (await self._link.ask("inspect", self.identity)).fields["report"]
 
     def freeze(self) -> None:
-        """Stop it until it is claimed; one that cannot be stopped is killed."""
+        """Stop it until it is claimed or removed; one that cannot be stopped is killed."""
         self._link.tell("freeze", self.identity)
 
     async def claim(self, limits: SandboxLimits) -> None:

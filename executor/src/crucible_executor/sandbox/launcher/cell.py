@@ -167,10 +167,9 @@ class Cell:
         self.hurry()
 
     def freeze(self) -> None:
-        """No CPU for anything of it until it is claimed. Raises CgroupError."""
-        if not self.claimed:
-            self._group.freeze()
-            self._frozen = True
+        """No CPU for anything of it until it is claimed, or is ended. Raises CgroupError."""
+        self._group.freeze()
+        self._frozen = True
 
     def claim(self, memory_bytes: int, processes: int) -> None:
         """Let it go on, with a program's limits in force and a new peak begun; once. Raises CellError, CgroupError."""

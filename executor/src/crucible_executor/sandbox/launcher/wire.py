@@ -15,7 +15,7 @@ piece of a specification. A request has a number, which its answer repeats; what
 |---|---|
 | `hurry` | give it its full part of the CPU |
 | `ready` | it waits for a program: the same, and its supervisor out of its memory limit |
-| `freeze` | no CPU until it is claimed |
+| `freeze` | no CPU until it is claimed or ended |
 | `kill` | kill all of it |
 
 Each names its sandbox by `id`. The launcher begins with one packet, `opened` or `refused`, and tells `ended` when a
