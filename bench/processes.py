@@ -10,6 +10,8 @@ from crucible_testkit.freezing import frozen_group
 from crucible_testkit.stack import Stack
 
 FULL_SECONDS = 60.0
+ENDED_SECONDS = 0.05
+"""A sandbox whose program has ended is frozen too, until it is removed a moment later."""
 SERVICES = ("gateway", "scheduler", "store", "executor")
 
 
@@ -44,10 +46,13 @@ def waiting_sandboxes(executor: int) -> int:
 
 def until_full(executor: int, size: int) -> None:
     """Wait until so many sandboxes wait. Raises TimeoutError."""
-    deadline = time.monotonic() + FULL_SECONDS
-    while waiting_sandboxes(executor) < size:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the pool has {waiting_sandboxes(executor)} of {size} sandboxes")
+    begun = full_since = time.monotonic()
+    while (now := time.monotonic()) < full_since + ENDED_SECONDS:
+        waiting = waiting_sandboxes(executor)
+        if waiting < size:
+            full_since = now
+        if now > begun + FULL_SECONDS:
+            raise TimeoutError(f"the pool has {waiting} of {size} sandboxes")
         time.sleep(0.01)
 
 

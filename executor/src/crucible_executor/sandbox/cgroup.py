@@ -94,8 +94,13 @@ class Cgroup(Protocol):
         """Members now."""
         ...
 
-    def freeze(self) -> None:
-        """Let no member run until `thaw`; without a signal, which the sentry would hand on to its program."""
+    def open_freezer(self) -> int:
+        """A descriptor to which `frozen` can be written; the caller closes it. Raises CgroupError."""
+        ...
+
+    @property
+    def frozen(self) -> bytes:
+        """What lets no member run until `thaw`: without a signal, which the sentry would hand on to its program."""
         ...
 
     def thaw(self) -> None:
@@ -154,6 +159,14 @@ def write(path: Path, value: str) -> None:
             os.close(descriptor)
     except OSError as error:
         raise CgroupError(f"{path}: cannot write {value!r}: {error.strerror}") from error
+
+
+def open_for_writing(path: Path) -> int:
+    """A descriptor of a kernel file; raises CgroupError."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CgroupError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
 def read(path: Path) -> str:

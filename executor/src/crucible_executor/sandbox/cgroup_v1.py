@@ -112,9 +112,14 @@ class CgroupV1:
         """See `Cgroup`; a member of any hierarchy is one of these: memory is joined first, and alone ever left."""
         return cgroup.read_pids(self._memory) | cgroup.read_pids(self._pids)
 
-    def freeze(self) -> None:
+    def open_freezer(self) -> int:
         """See `Cgroup`."""
-        cgroup.write(self._freezer / "freezer.state", "FROZEN")
+        return cgroup.open_for_writing(self._freezer / "freezer.state")
+
+    @property
+    def frozen(self) -> bytes:
+        """See `Cgroup`."""
+        return b"FROZEN"
 
     def thaw(self) -> None:
         """See `Cgroup`."""

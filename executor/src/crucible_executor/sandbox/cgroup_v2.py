@@ -97,9 +97,14 @@ class CgroupV2:
         """See `Cgroup`."""
         return cgroup.read_pids(self._folder)
 
-    def freeze(self) -> None:
+    def open_freezer(self) -> int:
         """See `Cgroup`."""
-        cgroup.write(self._folder / "cgroup.freeze", "1")
+        return cgroup.open_for_writing(self._folder / "cgroup.freeze")
+
+    @property
+    def frozen(self) -> bytes:
+        """See `Cgroup`."""
+        return b"1"
 
     def thaw(self) -> None:
         """See `Cgroup`."""

@@ -5,6 +5,7 @@ Knows nothing of programs, limits or verdicts. All that a sandbox writes is read
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 from collections.abc import Callable
@@ -66,6 +67,8 @@ class Guest:
         self.channel = socket.socket(fileno=ends["channel"])
         self.cleanup.push("close its channel", self.channel.close)
         self.channel.setblocking(False)
+        self._freezer = io.FileIO(ends["freezer"], "wb")
+        self.cleanup.push("close its freezer", self._freezer.close)
         self.stdin = PipeWriter(ends["stdin"])
         self.cleanup.push("close its input", self.stdin.close)
         self._output_fds += [ends["stdout"], ends["stderr"]]
@@ -94,8 +97,8 @@ class Guest:
         return (await self._link.ask("inspect", self.identity)).fields["report"]
 
     def freeze(self) -> None:
-        """Stop it until it is claimed or removed; one that cannot be stopped is killed."""
-        self._link.tell("freeze", self.identity)
+        """Stop it until it is claimed or ended. Raises OSError."""
+        self._freezer.write(self.cgroup.frozen)
 
     async def claim(self, limits: SandboxLimits) -> None:
         """Let it go on, bounded for a program; its deadline runs from here. Raises SandboxFault."""

@@ -191,8 +191,11 @@ class GvisorSandbox:
         return self._after
 
     def freeze(self) -> None:
-        """See `Waiting`; one that cannot be stopped is killed, and then is no longer `alive`."""
-        self._guest.freeze()
+        """See `Waiting`."""
+        try:
+            self._guest.freeze()
+        except OSError as error:
+            raise SandboxFault(Cause.INFRASTRUCTURE, f"it cannot be stopped: {error}") from error
 
     async def deliver(self, program: Program, limits: SandboxLimits, sink: OutputSink) -> None:
         """See `Sandbox`."""
@@ -291,7 +294,8 @@ class GvisorSandbox:
         self._wait_status = wait_status
         # It takes itself down when it is removed, and not before: that holds up a core for milliseconds, in the kernel,
         # where no weight and no priority help whoever is to publish and store the verdict.
-        self._guest.freeze()
+        with contextlib.suppress(OSError):
+            self._guest.freeze()
         self._end()
 
     def _end(self) -> None:

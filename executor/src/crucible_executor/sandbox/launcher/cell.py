@@ -69,7 +69,6 @@ class Cell:
         self._group: Cgroup = ground.cgroups.group(identity)
         self._disk_bytes = self._memory_bytes = self._processes = 0
         self._weight = NORMAL_WEIGHT
-        self._frozen = False
 
     def start(self, image: Image, disk_bytes: int, *, ahead: bool) -> list[int]:
         """Take everything and start `runsc run`; the descriptors of `wire.DESCRIPTORS`, the caller's to close.
@@ -97,6 +96,7 @@ class Cell:
             for name in ("log", "panic"):
                 ours[name] = self._make_pipe(name)
             ours["events"] = self._listen()
+            ours["freezer"] = self._group.open_freezer()
             stdin, ours["stdin"] = os.pipe()
             theirs.append(stdin)
             for name in ("stdout", "stderr"):
@@ -166,18 +166,12 @@ class Cell:
             self._group.release(self._supervisor.pid)
         self.hurry()
 
-    def freeze(self) -> None:
-        """No CPU for anything of it until it is claimed, or is ended. Raises CgroupError."""
-        self._group.freeze()
-        self._frozen = True
-
     def claim(self, memory_bytes: int, processes: int) -> None:
         """Let it go on, with a program's limits in force and a new peak begun; once. Raises CellError, CgroupError."""
         if self.claimed:
             raise CellError("it has its program already")
         self.claimed = True
-        if self._frozen:
-            self._group.thaw()
+        self._group.thaw()
         memory = memory_bound(memory_bytes, self._disk_bytes)
         if memory != self._memory_bytes:
             self._group.limit_memory(memory)

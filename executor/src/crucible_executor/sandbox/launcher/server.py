@@ -157,8 +157,6 @@ class Launcher:
             cell.hurry()
         elif name == "ready":
             cell.settle()
-        elif name == "freeze":
-            cell.freeze()
 
     def _boot(self, identity: str, number: int, *, runtime: str, disk_bytes: int, ahead: bool) -> Job:
         if identity in self._cells:

@@ -15,7 +15,6 @@ piece of a specification. A request has a number, which its answer repeats; what
 |---|---|
 | `hurry` | give it its full part of the CPU |
 | `ready` | it waits for a program: the same, and its supervisor out of its memory limit |
-| `freeze` | no CPU until it is claimed or ended |
 | `kill` | kill all of it |
 
 Each names its sandbox by `id`. The launcher begins with one packet, `opened` or `refused`, and tells `ended` when a
@@ -31,8 +30,8 @@ from typing import Any, Final, cast
 
 from crucible_executor.sandbox.port import Cause, SandboxFault
 
-DESCRIPTORS: Final = ("channel", "stdin", "stdout", "stderr", "log", "panic", "events")
-"""What the service gets of a sandbox: its ends of pipes and sockets."""
+DESCRIPTORS: Final = ("channel", "stdin", "stdout", "stderr", "log", "panic", "events", "freezer")
+"""What the service gets of a sandbox: its ends of pipes and sockets, and what stops it until it is claimed or ended."""
 REQUEST_BYTES: Final = 4096
 ANSWER_BYTES: Final = 160 * 1024
 """Below the kernel's default for what a socket holds."""
@@ -48,7 +47,6 @@ _FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
     "inspect": {},
     "hurry": {},
     "ready": {},
-    "freeze": {},
     "kill": {},
 }
 ASKED: Final = frozenset({"boot", "claim", "end", "close", "inspect"})
