@@ -260,6 +260,25 @@ async def test_one_that_waits_can_be_abandoned(driver: GvisorDriver) -> None:
         await sandbox.close()
 
 
+async def test_one_that_has_ended_stands_still_until_it_is_removed(
+    driver: GvisorDriver, sandbox_config: GvisorConfig
+) -> None:
+    seen = False
+    for _ in range(20):  # on busy cores a sandbox may be gone before anybody can stop it
+        sandbox = await driver.boot("python", disk_bytes=DISK)
+        try:
+            await sandbox.deliver(program("print('ran')"), LIMITS, Collected())
+            assert (await sandbox.observe()).outcome is Outcome.SUCCEEDED
+            await asyncio.sleep(0.1)
+            seen = bool(frozen(sandbox_config))
+        finally:
+            await sandbox.close()
+        assert only_lasting(sandbox_config)
+        if seen:
+            break
+    assert seen
+
+
 async def test_a_frozen_one_can_be_closed(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
     async with filled(driver, size=2):
         await until(lambda: len(frozen(sandbox_config)) == 2)
