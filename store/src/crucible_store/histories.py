@@ -24,6 +24,8 @@ PAGE_BYTES = 4 * 1024 * 1024
 """Of the events of a page; one alone may be larger."""
 QUIET_SECONDS = 3.0
 """A listener that hears nothing looks into the database this often."""
+KEPT_BYTES = 16 * 1024
+"""Of a request that a wait keeps in memory, and only until it is quiet: it is read again where there is more of it."""
 
 _FINAL_KINDS = frozenset({"finished", "failed", "cancelled"})
 
@@ -116,14 +118,17 @@ class Histories:
         """The evaluation once it is final, or as it is when the time is over."""
         deadline = asyncio.get_running_loop().time() + seconds
         async with self._tower.listen(evaluation) as listener:
-            row = await self._whole(evaluation)
+            row: Mapping[str, Any] | None = await self._whole(evaluation)
             final = row["status"] in FINAL
+            if len(row["summary"]) + len(row["bulk"]) > KEPT_BYTES:
+                row = None
             while not final and (left := deadline - asyncio.get_running_loop().time()) > 0:
                 data = await listener.next(min(left, QUIET_SECONDS))
                 if data is None:
+                    row = None
                     final = await self._final_or_blind(evaluation)
                 elif event_pb2.Event.FromString(data).WhichOneof("kind") in _FINAL_KINDS:
-                    if listener.ending is not None:
+                    if row is not None and listener.ending is not None:
                         return convert.ended(row, listener.ending)
                     final = True
             return await self.get(evaluation)

@@ -292,10 +292,11 @@ class GvisorSandbox:
 
     def _exited(self, wait_status: int) -> None:
         self._wait_status = wait_status
-        # It takes itself down when it is removed, and not before: that holds up a core for milliseconds, in the kernel,
-        # where no weight and no priority help whoever is to publish and store the verdict.
-        with contextlib.suppress(OSError):
-            self._guest.freeze()
+        if self._state is State.RUNNING:  # before, somebody may wait for the end of what it says
+            # It takes itself down when it is removed, not now: that holds up a core for milliseconds, in the kernel,
+            # where no weight and no priority help whoever is to publish and store the verdict.
+            with contextlib.suppress(OSError):
+                self._guest.freeze()
         self._end()
 
     def _end(self) -> None:
