@@ -38,6 +38,8 @@ WORK_SECONDS = 20.0
 STATEMENT_MILLISECONDS = 15_000
 LOCK_MILLISECONDS = 5_000
 """The server's own bounds: a client that died holds nothing for longer."""
+LEDGER_SESSION = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off"
+"""Its few statements are planned once a connection, and go by indexes however small their tables are at that time."""
 RETRIES = 8
 """Of a transaction that lost to another (serialization, deadlock)."""
 RETRY_AFTER_SECONDS = 2.0
@@ -116,7 +118,7 @@ async def open_database(url: str, *, connections: int, application: str) -> Asyn
     Half of the connections are for reads: however many read, state changes and heartbeats find one.
     """
     for_reads = connections // 2
-    writing = sa.create_engine(_driver_url(url), **_options(connections - for_reads, application, _FEW_STATEMENTS))
+    writing = sa.create_engine(_driver_url(url), **_options(connections - for_reads, application, LEDGER_SESSION))
     # Said of the whole engine: to switch a connection at each use is a step more in which who is cancelled loses it.
     reading = create_async_engine(_driver_url(url), isolation_level="AUTOCOMMIT", **_options(for_reads, application))
     for engine in (writing, reading.sync_engine):
@@ -130,10 +132,6 @@ async def open_database(url: str, *, connections: int, application: str) -> Asyn
 
 def _driver_url(url: str) -> sa.URL:
     return make_url(url).set(drivername="postgresql+psycopg")
-
-
-_FEW_STATEMENTS = "-c plan_cache_mode=force_generic_plan"
-"""Planned once a connection, where the server would plan each anew for the first five times."""
 
 
 def _options(connections: int, application: str, more: str = "") -> dict[str, Any]:
