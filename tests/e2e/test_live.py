@@ -64,7 +64,7 @@ def test_output_beyond_the_live_bound_is_kept_whole(stack: Stack) -> None:
     assert stack.http.get(path, headers={"range": "bytes=-20"}).content == expected[-20:]
 
 
-WATCHERS = 256
+WATCHERS = 128
 """And as many waits beside them, through one gateway."""
 GATEWAY_MIB = 300
 

@@ -28,6 +28,8 @@ MAX_CONNECTIONS = 10_000
 HEAD_SECONDS = 10.0
 """A request's head is complete within this time after its first byte, or the connection is closed; so is one whose
 client goes on sending a body that was already answered."""
+LATE_SECONDS = 0.05
+"""For what has come by then to be read, before that time is held to be over."""
 IDLE_SECONDS = 30
 """A connection without a request is closed after this time."""
 STALLED_MILLISECONDS = 60_000
@@ -149,13 +151,17 @@ class PatientH11Protocol(H11Protocol):
         if not self._owes_us():
             self._disarm()
         elif self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self._expire)
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._look_again)
 
     def _owes_us(self) -> bool:
         """The client is in the middle of a head, or of a body that nobody reads any more."""
         if self.conn.their_state is h11.IDLE:
             return True
         return self.conn.their_state is h11.SEND_BODY and self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+
+    def _look_again(self) -> None:
+        """A loop that is late itself may call this before it reads for the first time: all may have come long ago."""
+        self._deadline = self.loop.call_later(LATE_SECONDS, self._expire)
 
     def _expire(self) -> None:
         self._deadline = None
