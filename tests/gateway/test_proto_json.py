@@ -1,5 +1,7 @@
 """Any message of the contract as protobuf's own writer has it, less what says nothing."""
 
+import importlib
+import pkgutil
 import random
 from collections.abc import Iterator
 from typing import Any, cast
@@ -9,32 +11,16 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from crucible.v1 import (
-    containment_pb2,
-    evaluation_pb2,
-    evaluation_query_service_pb2,
-    evaluation_service_pb2,
-    event_pb2,
-    execution_pb2,
-    executor_pb2,
-    policy_pb2,
-    runtime_pb2,
-    runtime_service_pb2,
-)
+import crucible.v1
+from crucible.v1 import policy_pb2
 from crucible_contracts.proto_json import map_entry, write_value
 
-FILES = (
-    containment_pb2,
-    evaluation_pb2,
-    evaluation_query_service_pb2,
-    evaluation_service_pb2,
-    event_pb2,
-    execution_pb2,
-    executor_pb2,
-    runtime_pb2,
-    runtime_service_pb2,
-)
-MESSAGES = [message for file in FILES for message in file.DESCRIPTOR.message_types_by_name.values()]
+FILES = [
+    importlib.import_module(f"crucible.v1.{module.name}").DESCRIPTOR
+    for module in pkgutil.iter_modules(crucible.v1.__path__)
+    if module.name.endswith("_pb2")
+]
+MESSAGES = [message for file in FILES for message in file.message_types_by_name.values()]
 
 
 def filled(descriptor: Descriptor, dice: random.Random, depth: int = 0) -> Message:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -118,15 +117,19 @@ class Histories:
         """The evaluation once it is final, or as it is when the time is over."""
         deadline = asyncio.get_running_loop().time() + seconds
         async with self._tower.listen(evaluation) as listener:
-            row: Mapping[str, Any] | None = await self._whole(evaluation)
-            final = row["status"] in FINAL
+            row = await self._database.read(lambda c: reading.whole(c, evaluation))
+            if row is None:
+                raise not_found(evaluation)
+            if row["status"] in FINAL:
+                return convert.evaluation(row, now=row["now"], pool=None)
             if len(row["summary"]) + len(row["bulk"]) > KEPT_BYTES:
                 row = None
+            final = False
             while not final and (left := deadline - asyncio.get_running_loop().time()) > 0:
                 data = await listener.next(min(left, QUIET_SECONDS))
                 if data is None:
                     row = None
-                    final = await self._final_or_blind(evaluation)
+                    final = await self._final(evaluation)
                 elif event_pb2.Event.FromString(data).WhichOneof("kind") in _FINAL_KINDS:
                     if row is not None and listener.ending is not None:
                         return convert.ended(row, listener.ending)
@@ -140,23 +143,15 @@ class Histories:
             raise not_found(evaluation)
         return found
 
-    async def _whole(self, evaluation: str) -> Mapping[str, Any]:
-        row = await self._database.read(lambda c: reading.whole(c, evaluation))
-        if row is None:
-            raise not_found(evaluation)
-        return row
-
     async def _final(self, evaluation: str) -> bool:
-        status = await self._database.read(lambda c: _status(c, evaluation))
+        """The database's word; while it is away, not that anybody knew."""
+        try:
+            status = await self._database.read(lambda c: _status(c, evaluation))
+        except DatabaseAwayError:
+            return False
         if status is None:
             raise not_found(evaluation)
         return status in FINAL
-
-    async def _final_or_blind(self, evaluation: str) -> bool:
-        try:
-            return await self._final(evaluation)
-        except DatabaseAwayError:
-            return False
 
 
 async def _status(connection: AsyncConnection, evaluation: str) -> Status | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 
 from crucible_store import convert
 from crucible_store.convert import UnreadableError
@@ -14,6 +12,7 @@ from crucible_store.domain.folding import Fate, Folded, fold
 from crucible_store.domain.rows import Kind, Message, Row
 from crucible_store.domain.states import OPEN, Status
 from crucible_store.ledger.hot import Changes, Parked, lock, write, write_unseen
+from crucible_store.ledger.leasing import FreshLease
 from crucible_store.transaction import Transaction
 
 MAX_PARKED_BYTES = 1024 * 1024
@@ -36,21 +35,6 @@ class Delivery:
     """Empty where neither message nor subject names one."""
     message: Message | None
     """None: nothing tells which message of which run it is, so it belongs to no history."""
-
-
-@dataclass(frozen=True, slots=True)
-class FreshLease:
-    """A lease that this process took a moment ago: the row as it left it, and the database's clock then."""
-
-    row: Row
-    token: str
-    time: datetime
-    taken_at: float
-    """By our monotonic clock."""
-
-    def now(self) -> datetime:
-        """The database's time, by how long it was since."""
-        return self.time + timedelta(seconds=time.monotonic() - self.taken_at)
 
 
 @dataclass(slots=True)
@@ -172,14 +156,16 @@ async def _apply_unseen(
 ) -> Applied | None:
     """Applies a run that is told from its beginning to its verdict, where there is nothing else to it."""
     messages = [each.message for each in deliveries if each.message is not None and not each.message.parked]
-    if len(messages) < len(deliveries) or Kind.REMOVED in {message.kind for message in messages}:
+    kinds = {message.kind for message in messages}
+    token = lease.row.token
+    if token is None or len(messages) < len(deliveries) or Kind.VERDICT not in kinds or Kind.REMOVED in kinds:
         return None
     folded = fold(lease.row, messages, now=lease.now(), jitter=jitter)
-    if folded.verdict is None or set(folded.fates) != {Fate.APPLIED}:
+    if set(folded.fates) != {Fate.APPLIED}:
         return None
     applied = Applied(dict(enumerate(folded.fates)))
     _take_over(folded, applied.changes)
-    written = await database.write(lambda t: write_unseen(t, applied.changes, token=lease.token))
+    written = await database.write(lambda t: write_unseen(t, applied.changes, token=token))
     return applied if written else None
 
 

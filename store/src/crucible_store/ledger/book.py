@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,10 +13,10 @@ from crucible_store import convert, reading
 from crucible_store.convert import Admitted
 from crucible_store.database import Database, DataRefusedError
 from crucible_store.ledger import attempts, creating, heartbeats, leasing, reaping, requests
-from crucible_store.ledger.attempts import Applied, Delivery, FreshLease
+from crucible_store.ledger.attempts import Applied, Delivery
 from crucible_store.ledger.creating import Created
 from crucible_store.ledger.hot import Changes
-from crucible_store.ledger.leasing import MAX_LEASES, Leased
+from crucible_store.ledger.leasing import MAX_LEASES, FreshLease, Leased
 from crucible_store.ledger.requests import Asked
 from crucible_store.transaction import Transaction
 
@@ -160,11 +159,8 @@ class Ledger:
 
     def _keep(self, leased: Leased | None) -> None:
         """Until the first message of its run, for a run that says all at once."""
-        if leased is None or leased.now is None:
-            return
-        for row in leased.rows:
-            if row.token is not None:
-                self._fresh[row.id] = FreshLease(row, row.token, leased.now, time.monotonic())
+        if leased is not None:
+            self._fresh.update((lease.row.id, lease) for lease in leased.fresh)
         while len(self._fresh) > MAX_FRESH:
             self._fresh.popitem(last=False)
 

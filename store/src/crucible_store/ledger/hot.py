@@ -104,9 +104,11 @@ _ALL = "(SELECT count(*) FROM updated) = :rows"
 _WRITE = sa.text(f"""
 WITH updated AS (
     UPDATE evaluations e SET {", ".join(f"{name} = hot.{name}" for name in _WRITTEN)}
-    FROM {unnest("hot", {"id": "uuid", "unclaimed": "uuid", **_WRITTEN})}
-    WHERE e.id = hot.id
-        AND (hot.unclaimed IS NULL OR (e.token = hot.unclaimed AND e.run IS NULL AND e.status = {_DISPATCHED}))
+    FROM {unnest("hot", {"id": "uuid", **_WRITTEN})}
+    WHERE e.id = hot.id AND (
+        CAST(:unclaimed AS uuid) IS NULL
+        OR (e.token = CAST(:unclaimed AS uuid) AND e.run IS NULL AND e.status = {_DISPATCHED})
+    )
     RETURNING e.id
 ), appended AS (
     {_insert("events", "event", _EVENT, only=_ALL)}
@@ -220,7 +222,7 @@ def event_arrays(events: Sequence[StoredEvent]) -> dict[str, list[Any]]:
 def write(transaction: Transaction, changes: Changes) -> None:
     """Writes all of it, where there is any, and commits. The rows must be locked."""
     if changes.rows or changes.parked:
-        transaction.later(_WRITE, _parameters(changes, unclaimed=None))
+        transaction.later(_WRITE, _parameters(changes))
     if changes.afterwards:
         # Each once: what is told twice stays as it was told first.
         transaction.later(_WRITE_AFTERWARDS, arrays("told", _AFTERWARDS, changes.afterwards))
@@ -237,12 +239,10 @@ def write_unseen(transaction: Transaction, changes: Changes, *, token: str) -> b
     return bool(written.one()["written"])
 
 
-def _parameters(changes: Changes, *, unclaimed: str | None) -> dict[str, Any]:
+def _parameters(changes: Changes, *, unclaimed: str | None = None) -> dict[str, Any]:
     return (
-        {"rows": len(changes.rows)}
-        | arrays(
-            "hot", {"id": "uuid", "unclaimed": "uuid", **_WRITTEN}, [_columns(row, unclaimed) for row in changes.rows]
-        )
+        {"rows": len(changes.rows), "unclaimed": unclaimed}
+        | arrays("hot", {"id": "uuid", **_WRITTEN}, [_columns(row) for row in changes.rows])
         | event_arrays(changes.events)
         | arrays("attempt", _ATTEMPT, [_attempt(*attempt) for attempt in changes.attempts])
         | arrays(
@@ -257,10 +257,9 @@ def _parameters(changes: Changes, *, unclaimed: str | None) -> dict[str, Any]:
     )
 
 
-def _columns(row: Row, unclaimed: str | None) -> tuple[Any, ...]:
+def _columns(row: Row) -> tuple[Any, ...]:
     return (
         row.id,
-        unclaimed,
         int(row.status),
         None if row.status_reason is None else int(row.status_reason),
         None if row.cause is None else int(row.cause),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -71,6 +72,21 @@ WHERE evaluation = ANY(CAST(:ids AS uuid[]))
 """)  # noqa: S608  constants
 
 
+@dataclass(frozen=True, slots=True)
+class FreshLease:
+    """A lease that this process took a moment ago: the row as it left it, and the database's clock then."""
+
+    row: Row
+    """It stays so until a run claims it, but for how long the lease holds."""
+    time: datetime
+    taken_at: float
+    """By our monotonic clock."""
+
+    def now(self) -> datetime:
+        """The database's time, by how long it was since."""
+        return self.time + timedelta(seconds=time.monotonic() - self.taken_at)
+
+
 @dataclass(slots=True)
 class Leased:
     """Leases taken."""
@@ -78,9 +94,7 @@ class Leased:
     jobs: list[ledger_service_pb2.LeasedJob] = field(default_factory=list[ledger_service_pb2.LeasedJob])
     more: bool = False
     events: list[StoredEvent] = field(default_factory=list[StoredEvent])
-    rows: list[Row] = field(default_factory=list[Row])
-    """As they are now, and stay until a run claims them, but for how long the lease holds."""
-    now: datetime | None = None
+    fresh: list[FreshLease] = field(default_factory=list[FreshLease])
 
 
 def lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -> Leased:
@@ -113,9 +127,8 @@ def _lease(transaction: Transaction, *, pool: str, limit: int, seconds: float) -
     if not rows:
         return leased
     now = rows[0]["now"]
-    leased.now = now
     leased.more = rows[0]["more"]
-    leased.rows = list(map(row_of, rows))
+    leased.fresh = [FreshLease(row_of(row), now, time.monotonic()) for row in rows]
     leased.events = [
         convert.dispatched_event(
             row["id"],
