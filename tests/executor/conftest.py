@@ -26,6 +26,8 @@ RUNSC = os.environ.get("CRUCIBLE_TEST_RUNSC", "runsc")
 """The binary under test: another release than the installed one."""
 SLOWNESS = float(os.environ.get("CRUCIBLE_TEST_SLOWNESS", "1"))
 """How many times longer than on a common machine things may take: an emulated one says 10."""
+ACCOUNT = "daemon"
+"""A system user that every Debian and Ubuntu has, and that nothing runs as."""
 RUNTIMES_SOURCE = Path(__file__).parents[2] / "deploy" / "runtimes"
 LIMITS = SandboxLimits(
     wall_time=30 * SLOWNESS,

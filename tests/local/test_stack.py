@@ -21,7 +21,7 @@ from crucible_local.layout import Layout, is_held
 from crucible_local.options import service_user
 from crucible_local.ports import free_port
 from crucible_local.state import StackState
-from crucible_testkit import scratch_folder
+from crucible_testkit import children_of, scratch_folder
 from crucible_testkit.stack import IMAGES, SHARED_IMAGES, Stack
 
 pytestmark = pytest.mark.timeout(600)  # the first start of a machine builds images
@@ -133,9 +133,8 @@ def test_only_the_executors_launcher_has_privileges(stack: Stack) -> None:
         if name != "postgres":
             assert (name, users[name]) == (name, user.name if user else "root")
     assert users["postgres"] != "root"
-    executor = stack.pid("executor")
-    (launcher,) = Path(f"/proc/{executor}/task/{executor}/children").read_text().split()
-    fields = status_of(int(launcher))
+    (launcher,) = children_of(stack.pid("executor"))
+    fields = status_of(launcher)
     assert set(fields["Uid"].split()) == {"0"}
     assert fields["NoNewPrivs"] == "1"
     assert int(fields["CapBnd"], 16) == int(fields["CapEff"], 16)

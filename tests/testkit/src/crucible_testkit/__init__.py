@@ -1,7 +1,7 @@
 """Real servers for tests: PostgreSQL, NATS, an OTLP receiver, and Crucible's services as processes."""
 
 from crucible_local.ports import free_port
-from crucible_testkit.child import Child, ChildError
+from crucible_testkit.child import Child, ChildError, children_of
 from crucible_testkit.nats import NatsServer
 from crucible_testkit.otlp import OtlpReceiver, ReceivedSpan
 from crucible_testkit.postgres import PostgresServer
@@ -16,6 +16,7 @@ __all__ = [
     "PostgresServer",
     "ReceivedSpan",
     "ServiceProcess",
+    "children_of",
     "free_port",
     "scratch_folder",
 ]

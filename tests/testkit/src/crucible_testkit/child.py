@@ -98,3 +98,12 @@ class Child:
         if not self.log.exists():
             return ""
         return self.log.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that `pid` started and that it has not reaped; none where it is gone."""
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
+    except OSError:
+        return []

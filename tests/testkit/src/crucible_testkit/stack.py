@@ -16,6 +16,7 @@ import httpx
 
 from crucible_local.layout import Layout
 from crucible_local.state import ProcessState, StackState
+from crucible_testkit.child import children_of
 from crucible_testkit.freezing import frozen_group
 from crucible_testkit.scratch import scratch_folder
 
@@ -214,12 +215,12 @@ class Stack:
             return ["the executor is not back yet"]
         known: set[Path] = set()
         found: list[str] = []
-        for supervisor in (pid for launcher in _children(executor.pid) for pid in _children(launcher)):
+        for supervisor in (pid for launcher in children_of(executor.pid) for pid in children_of(launcher)):
             root = re.search(rb"--root=(.+?)/root\0", _command_line(supervisor))
             if root is None:
                 continue
             known.add(Path(os.fsdecode(root[1])))
-            frozen = [frozen_group(sandbox) is not None for sandbox in _children(supervisor)]
+            frozen = [frozen_group(sandbox) is not None for sandbox in children_of(supervisor)]
             if frozen != [True]:
                 found.append(f"sandbox {os.fsdecode(root[1])}")
         folders = {entry for folder in {path.parent for path in known} for entry in folder.iterdir() if entry.is_dir()}
@@ -244,14 +245,6 @@ class Stack:
             check=False,
         )
         assert done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:
-        return []
 
 
 def _command_line(pid: int) -> bytes:
