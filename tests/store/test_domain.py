@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 
 import pytest
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crucible.internal.v1 import heartbeat_pb2
+from crucible.v1 import evaluation_pb2, execution_pb2
 from crucible_contracts.limits import MAX_DISPATCHES
 from crucible_store.attempts_consumer import delay_before_next_try
+from crucible_store.domain.filters import Outcome, Priority
 from crucible_store.domain.folding import Fate, Folded, fold
 from crucible_store.domain.judging import judge
 from crucible_store.domain.replies import Abandon, Lease, reply
@@ -51,6 +56,24 @@ def message(number: int, kind: Kind = Kind.PROGRESS, *, run: str = "run", parked
 
 def folded(row: Row, *messages: Message) -> Folded:
     return fold(row, messages, now=NOW, jitter=lambda: 0.5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Status, evaluation_pb2.Evaluation.Status),
+        (Reason, evaluation_pb2.Evaluation.StatusReason),
+        (Cause, execution_pb2.ExecutionResult.Cause),
+        (Priority, evaluation_pb2.Evaluation.Priority),
+        (Outcome, execution_pb2.ExecutionResult.Outcome),
+        (Abandon, heartbeat_pb2.RunReply.Abandon),
+    ],
+    ids=["Status", "Reason", "Cause", "Priority", "Outcome", "Abandon"],
+)
+def test_the_domains_enums_are_the_contracts(ours: type[Enum], theirs: EnumTypeWrapper) -> None:
+    """A verdict whose outcome or cause is not among them is parked, and its run is judged as lost."""
+    contract = {name: number for name, number in theirs.items() if number != 0}
+    assert {member.name: member.value for member in ours} == contract
 
 
 @pytest.mark.parametrize("status", list(Status))

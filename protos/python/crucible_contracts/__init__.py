@@ -1,7 +1,7 @@
 """Names that several services must agree on and that protobuf has no place for.
 
-`subjects` holds NATS subjects and streams, `policy` reads the method options, `limits` the figures of the protocol,
-`proto_json` how messages look as JSON.
+`subjects` holds NATS subjects and streams, `objects` the names in the object store, `limits` the figures of the
+protocol; `policy` reads the method options, and `proto_json` writes messages as JSON.
 """
 
 ERROR_DOMAIN = "crucible.dev"

@@ -278,7 +278,7 @@ class OutputSlice(_message.Message):
     size_bytes: _builtins.int
     """Bytes of the stream kept so far."""
     complete: _builtins.bool
-    """The program has ended: `size_bytes` is final."""
+    """The evaluation is final: nothing is added to the stream any more, and `size_bytes` stays."""
     def __init__(
         self,
         *,

@@ -88,8 +88,8 @@ class EvaluationQueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
-        of the outputs.
+        """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes`, the `text` of
+        the outputs and `result.containment`.
 
         INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
         """
@@ -120,7 +120,10 @@ class EvaluationQueryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReadOutput(self, request, context):
-        """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
+        """Streams the exact bytes a program wrote: of the attempt that the verdict is about; before there is one, of the latest
+        attempt that wrote any, those stored so far. Where a message with output could not be stored (event `message_parked`)
+        NUL bytes stand in its place, so that what follows keeps its offset.
+
         The first message carries an `OutputSlice` in its `extensions`.
 
         OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.

@@ -43,8 +43,8 @@ class EvaluationQueryServiceStub:
     GetEvaluation: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]
     """Returns one evaluation with everything it holds."""
     ListEvaluations: _grpc.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEvaluationsRequest, _evaluation_query_service_pb2.ListEvaluationsResponse]
-    """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
-    of the outputs.
+    """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes`, the `text` of
+    the outputs and `result.containment`.
 
     INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
     """
@@ -57,7 +57,10 @@ class EvaluationQueryServiceStub:
     the event that made it final.
     """
     ReadOutput: _grpc.UnaryStreamMultiCallable[_evaluation_query_service_pb2.ReadOutputRequest, _httpbody_pb2.HttpBody]
-    """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
+    """Streams the exact bytes a program wrote: of the attempt that the verdict is about; before there is one, of the latest
+    attempt that wrote any, those stored so far. Where a message with output could not be stored (event `message_parked`)
+    NUL bytes stand in its place, so that what follows keeps its offset.
+
     The first message carries an `OutputSlice` in its `extensions`.
 
     OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.
@@ -75,8 +78,8 @@ class EvaluationQueryServiceAsyncStub(EvaluationQueryServiceStub):
     GetEvaluation: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.GetEvaluationRequest, _evaluation_pb2.Evaluation]  # type: ignore[assignment]
     """Returns one evaluation with everything it holds."""
     ListEvaluations: _aio.UnaryUnaryMultiCallable[_evaluation_query_service_pb2.ListEvaluationsRequest, _evaluation_query_service_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
-    """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
-    of the outputs.
+    """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes`, the `text` of
+    the outputs and `result.containment`.
 
     INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
     """
@@ -89,7 +92,10 @@ class EvaluationQueryServiceAsyncStub(EvaluationQueryServiceStub):
     the event that made it final.
     """
     ReadOutput: _aio.UnaryStreamMultiCallable[_evaluation_query_service_pb2.ReadOutputRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
-    """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
+    """Streams the exact bytes a program wrote: of the attempt that the verdict is about; before there is one, of the latest
+    attempt that wrote any, those stored so far. Where a message with output could not be stored (event `message_parked`)
+    NUL bytes stand in its place, so that what follows keeps its offset.
+
     The first message carries an `OutputSlice` in its `extensions`.
 
     OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.
@@ -116,8 +122,8 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.ListEvaluationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_evaluation_query_service_pb2.ListEvaluationsResponse, _abc.Awaitable[_evaluation_query_service_pb2.ListEvaluationsResponse]]:
-        """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes` and the `text`
-        of the outputs.
+        """Lists evaluations page by page, without what may be large: `source`, `files`, `stdin`, `stdin_bytes`, the `text` of
+        the outputs and `result.containment`.
 
         INVALID_ARGUMENT: INVALID_FILTER, INVALID_PAGE_TOKEN.
         """
@@ -154,7 +160,10 @@ class EvaluationQueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_query_service_pb2.ReadOutputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
-        """Streams the exact bytes a program wrote, of the latest attempt that wrote any; while it runs, those stored so far.
+        """Streams the exact bytes a program wrote: of the attempt that the verdict is about; before there is one, of the latest
+        attempt that wrote any, those stored so far. Where a message with output could not be stored (event `message_parked`)
+        NUL bytes stand in its place, so that what follows keeps its offset.
+
         The first message carries an `OutputSlice` in its `extensions`.
 
         OUT_OF_RANGE: RANGE_NOT_SATISFIABLE, when `offset` is past the end.

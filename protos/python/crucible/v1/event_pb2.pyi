@@ -68,7 +68,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def started(self) -> Global___Started:
-        """Its program was delivered to a sandbox."""
+        """Its program was delivered to a sandbox: `timings.ready` of the result."""
 
     @_builtins.property
     def output(self) -> Global___OutputChunk:

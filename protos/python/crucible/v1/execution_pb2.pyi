@@ -55,6 +55,8 @@ class ExecutionResult(_message.Message):
     class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
         """What happened to the program. The headline is the first that applies in the order: stopped by the platform for a
         limit, out of memory, ended by a signal, ended by itself.
+
+        Stores are upgraded before executors: a verdict with an outcome or a cause that the store does not know is parked.
         """
 
     OUTCOME_UNSPECIFIED: ExecutionResult.Outcome.ValueType  # 0
@@ -95,7 +97,7 @@ class ExecutionResult(_message.Message):
         USER: ExecutionResult._Cause.ValueType  # 6
         """A person or a client asked for it: a cancel."""
         POLICY: ExecutionResult._Cause.ValueType  # 7
-        """A rule set by the operator."""
+        """A rule set by the operator. Reserved: nothing sends it today."""
 
     class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
         """Who is responsible."""
@@ -115,7 +117,7 @@ class ExecutionResult(_message.Message):
     USER: ExecutionResult.Cause.ValueType  # 6
     """A person or a client asked for it: a cancel."""
     POLICY: ExecutionResult.Cause.ValueType  # 7
-    """A rule set by the operator."""
+    """A rule set by the operator. Reserved: nothing sends it today."""
 
     OUTCOME_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
@@ -455,11 +457,11 @@ class Timings(_message.Message):
 
     @_builtins.property
     def started(self) -> _timestamp_pb2.Timestamp:
-        """An executor took it."""
+        """An executor took the job. This is not the event `started`: that one tells of the delivery, which is `ready` here."""
 
     @_builtins.property
     def ready(self) -> _timestamp_pb2.Timestamp:
-        """The program was delivered into its sandbox; `usage.wall_time` counts from here."""
+        """The program was delivered into its sandbox: the event `started`. `usage.wall_time` counts from here."""
 
     @_builtins.property
     def finished(self) -> _timestamp_pb2.Timestamp:

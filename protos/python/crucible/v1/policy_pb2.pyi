@@ -25,7 +25,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class MethodPolicy(_message.Message):
     """Who may call a method, and what its HTTP form needs beyond `google.api.http`.
 
-    Every method states one: a server refuses to start when a method of its own states no caller.
+    Every method states one: a server refuses to start when a method of its own states no caller. Who really calls is not
+    checked yet, because services do not authenticate each other (SECURITY.md): until they do, `callers` is a declaration.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -70,7 +71,7 @@ class MethodPolicy(_message.Message):
     BYTE_RANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def callers(self) -> _containers.RepeatedScalarFieldContainer[Global___MethodPolicy.Caller.ValueType]:
-        """The identities that may call the method. At least one."""
+        """The identities that may call the method. At least one. Declared, and not yet enforced for each call."""
 
     @_builtins.property
     def event_stream(self) -> Global___EventStream:

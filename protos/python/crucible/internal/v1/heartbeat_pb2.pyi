@@ -22,7 +22,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Heartbeat(_message.Message):
-    """What an executor is and holds. Every L/5 (3 s), and at once at each pull of a job."""
+    """What an executor is and holds. Every L/5 (3 s), within 50 ms of each pull of a job, and at once after a pause of the
+    executor's own.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -39,7 +39,7 @@ class CreateEvaluationsRequest(_message.Message):
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """Leases, in the same transaction, what of the first one's pool may run now: by the rules of `LeaseEvaluations`, each
-        for so long without a heartbeat. Unset: leases nothing.
+        for so long without a heartbeat. Unset: leases nothing. Zero: L, 15 s.
         """
 
     def __init__(
@@ -155,7 +155,7 @@ class LeaseEvaluationsRequest(_message.Message):
     """At most so many. 1 to 64."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
-        """How long a lease holds without a heartbeat."""
+        """How long a lease holds without a heartbeat. Unset or zero: L, 15 s."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class RecordHeartbeatRequest(_message.Message):
 
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
-        """How long from now the leases hold."""
+        """How long from now the leases hold. Unset or zero: L, 15 s."""
 
     def __init__(
         self,
