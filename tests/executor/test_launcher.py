@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -106,9 +106,11 @@ class Line:
             "boot", identity, **({"runtime": "python", "disk_bytes": LIMITS.disk_bytes, "ahead": False} | other)
         )
 
-    def claim(self, identity: str, **other: object) -> dict[str, Any]:
-        usual = {"wall_time": 5.0, "memory_bytes": 64 * MIB, "processes": 64}
-        return self.ask("claim", identity, **(usual | other))
+    def bound(self, identity: str, **other: object) -> dict[str, Any]:
+        return self.ask("bound", identity, **({"memory_bytes": 64 * MIB, "processes": 64} | other))
+
+    def claim(self, identity: str, wall_time: float = 5.0) -> None:
+        self.socket.send(wire.pack({"op": "claim", "id": identity, "wall_time": wall_time}))
 
 
 @contextmanager
@@ -158,7 +160,7 @@ def test_what_a_runtime_does_not_allow_is_refused(sandbox_config: GvisorConfig, 
         for disk_bytes in (0, -1, most.disk_bytes + 1):
             assert "disk_bytes" in line.boot(ours, disk_bytes=disk_bytes)["detail"]
             line.ask("close", ours)
-        assert "no such sandbox" in line.claim(none)["detail"]
+        assert "no such sandbox" in line.bound(none)["detail"]
         assert line.boot(ours)["digest"] == images.find("python")[0].digest
         assert "already" in line.boot(ours)["detail"]
         assert line.boot(other)["digest"]
@@ -166,18 +168,16 @@ def test_what_a_runtime_does_not_allow_is_refused(sandbox_config: GvisorConfig, 
         written = [path.read_text() for path in sandbox_config.state_root.glob("*/*/bundle/config.json")]
         assert len(written) == 2
         for refused in (
-            {"wall_time": float("nan")},
-            {"wall_time": float("inf")},
-            {"wall_time": most.wall_time + 1},
             {"memory_bytes": most.memory_bytes + 1},
             {"memory_bytes": 0},
             {"processes": most.processes + 1},
         ):
-            assert next(iter(refused)) in line.claim(ours, **refused)["detail"]
-        assert line.claim(ours) == {}
-        assert "already" in line.claim(ours)["detail"]
+            assert next(iter(refused)) in line.bound(ours, **refused)["detail"]
+        assert line.bound(ours) == {}
+        line.claim(none)
+        line.claim(ours)
+        assert "already" in line.bound(ours)["detail"]
         assert line.ask("end", ours) == {}
-        assert "already" in line.claim(ours)["detail"]
         assert "fault" in line.ask("inspect", ours)
         assert "already" in line.boot(ours)["detail"]
         assert line.ask("close", ours)["after"] is None
@@ -187,6 +187,25 @@ def test_what_a_runtime_does_not_allow_is_refused(sandbox_config: GvisorConfig, 
     assert not any(identity in text for identity in (ours, other) for text in written)
     definition = images.index().runtimes["python"].definition
     assert json.loads(written[0])["process"]["args"] == spec.launcher_command(definition)
+
+
+@pytest.mark.parametrize(
+    "wall_times",
+    [(float("nan"),), (float("inf"),), (0.0,), (3601.0,), (5.0, 5.0)],
+    ids=["no number", "infinite", "none", "too long", "twice"],
+)
+async def test_a_deadline_that_a_runtime_does_not_allow_ends_the_sandbox(
+    sandbox_config: GvisorConfig, wall_times: Sequence[float]
+) -> None:
+    """Nobody waits for an answer to what is told, and no sandbox goes on without a deadline of its own."""
+    with line_to(sandbox_config) as line:
+        identity = token_hex(16)
+        assert line.boot(identity)["digest"]
+        await until(lambda: members(sandbox_config))
+        for wall_time in wall_times:
+            line.claim(identity, wall_time)
+        await until(lambda: not members(sandbox_config))
+        assert line.ask("close", identity) ["after"] is None
 
 
 def test_images_that_others_could_write_are_no_roots(
@@ -234,9 +253,7 @@ async def test_a_service_that_asks_and_never_listens_moves_no_deadline(sandbox_c
         assert line.boot(identity)["digest"]
         await until(lambda: len(members(sandbox_config)) >= 1)
         line.socket.setblocking(False)
-        question = wire.pack(
-            {"op": "claim", "id": "0" * 32, "n": 9, "wall_time": 1.0, "memory_bytes": 1, "processes": 1}
-        )
+        question = wire.pack({"op": "bound", "id": "0" * 32, "n": 9, "memory_bytes": 1, "processes": 1})
         await line.send_until_nobody_listens(question)
         resident = int(status(line.process.process.pid)["VmRSS"].split()[0])
         assert resident < 100_000  # kB: answers do not pile up

@@ -95,12 +95,17 @@ class Cgroup(Protocol):
         ...
 
     def open_freezer(self) -> int:
-        """A descriptor to which `frozen` can be written; the caller closes it. Raises CgroupError."""
+        """A descriptor to which `frozen` and `thawed` can be written; the caller closes it. Raises CgroupError."""
         ...
 
     @property
     def frozen(self) -> bytes:
         """What lets no member run until `thaw`: without a signal, which the sentry would hand on to its program."""
+        ...
+
+    @property
+    def thawed(self) -> bytes:
+        """The same as `thaw`, where it is written to that descriptor."""
         ...
 
     def thaw(self) -> None:

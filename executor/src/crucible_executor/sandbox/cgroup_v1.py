@@ -121,6 +121,11 @@ class CgroupV1:
         """See `Cgroup`."""
         return b"FROZEN"
 
+    @property
+    def thawed(self) -> bytes:
+        """See `Cgroup`."""
+        return b"THAWED"
+
     def thaw(self) -> None:
         """See `Cgroup`."""
         cgroup.write(self._freezer / "freezer.state", "THAWED")

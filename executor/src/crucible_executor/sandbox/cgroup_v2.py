@@ -106,6 +106,11 @@ class CgroupV2:
         """See `Cgroup`."""
         return b"1"
 
+    @property
+    def thawed(self) -> bytes:
+        """See `Cgroup`."""
+        return b"0"
+
     def thaw(self) -> None:
         """See `Cgroup`."""
         cgroup.write(self._folder / "cgroup.freeze", "0")

@@ -43,7 +43,7 @@ class Meter:
         self._settling: asyncio.TimerHandle | None = None
 
     def prime(self) -> None:
-        """Note what was used before the program; call it just before delivery, when a new peak was begun."""
+        """Note what was used before the program; call it just before delivery."""
         self._cpu_before = self._cgroup.cpu_seconds()
 
     def start(self) -> None:

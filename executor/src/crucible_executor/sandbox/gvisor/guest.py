@@ -18,7 +18,7 @@ from crucible_executor.sandbox.containment.report import Check, dump, judged
 from crucible_executor.sandbox.gvisor.exit_events import ExitEvents
 from crucible_executor.sandbox.gvisor.link import LauncherLostError, Link
 from crucible_executor.sandbox.launcher.wire import DESCRIPTORS
-from crucible_executor.sandbox.port import SandboxFault, SandboxLimits
+from crucible_executor.sandbox.port import SandboxFault
 
 LOG_BYTES: Final = 16 * 1024
 """Kept of each of runsc's logs; the rest is read and dropped."""
@@ -100,15 +100,14 @@ class Guest:
         """Stop it until it is claimed or ended. Raises OSError."""
         self._freezer.write(self.cgroup.frozen)
 
-    async def claim(self, limits: SandboxLimits) -> None:
-        """Let it go on, bounded for a program; its deadline runs from here. Raises SandboxFault."""
-        await self._link.ask(
-            "claim",
-            self.identity,
-            wall_time=float(limits.wall_time),
-            memory_bytes=limits.memory_bytes,
-            processes=limits.processes,
-        )
+    async def bound(self, memory_bytes: int, processes: int) -> None:
+        """Put limits in force that are not the runtime's defaults; before `claim`. Raises SandboxFault."""
+        await self._link.ask("bound", self.identity, memory_bytes=memory_bytes, processes=processes)
+
+    def claim(self, wall_time: float) -> None:
+        """Let it go on, for a program; its deadline runs from here. Raises OSError."""
+        self._link.tell("claim", self.identity, wall_time=float(wall_time))
+        self._freezer.write(self.cgroup.thawed)
 
     def kill(self) -> None:
         """SIGKILL to every process of the sandbox; returns at once."""

@@ -82,9 +82,9 @@ class Link:
         wire.raise_fault(answer.fields)
         return answer
 
-    def tell(self, order: str, identity: str) -> None:
+    def tell(self, order: str, identity: str, **fields: object) -> None:
         """Send an order; a launcher that is gone is no error."""
-        self._send({"op": order, "id": identity})
+        self._send({"op": order, "id": identity, **fields})
 
     async def lost(self) -> None:
         """Wait until the launcher is gone, then raise LauncherLostError."""

@@ -207,7 +207,10 @@ class GvisorSandbox:
         package = _PACKAGE[self._image.definition.launcher](launch)
         self._move(State.DELIVERING)
         try:
-            await self._guest.claim(limits)
+            default = self._image.definition.limits.default
+            if (limits.memory_bytes, limits.processes) != (default.memory_bytes, default.processes):
+                await self._guest.bound(limits.memory_bytes, limits.processes)
+            self._guest.claim(limits.wall_time)
             if self._ended.is_set():
                 raise SandboxFault(Cause.SANDBOX, "it died before it had its program")
             self._meter = Meter(self._guest.cgroup, limits.cpu_time, self._cpu_exceeded, self._failed)

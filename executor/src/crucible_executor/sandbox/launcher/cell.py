@@ -161,23 +161,30 @@ class Cell:
         self._weigh(NORMAL_WEIGHT)
 
     def settle(self) -> None:
-        """It is up: its supervisor must not be killed for the sandbox's memory. Raises OSError, CgroupError."""
+        """It is up: its supervisor must not be killed for the sandbox's memory, and a new peak begins.
+
+        Raises OSError, CgroupError.
+        """
         if self._supervisor.running:
             self._group.release(self._supervisor.pid)
         self.hurry()
+        self._group.reset_peak()
 
-    def claim(self, memory_bytes: int, processes: int) -> None:
-        """Let it go on, with a program's limits in force and a new peak begun; once. Raises CellError, CgroupError."""
+    def bound(self, memory_bytes: int, processes: int) -> None:
+        """Put a program's limits in force; before it gets it. Raises CellError, CgroupError."""
+        self._check_unclaimed()
+        self._memory_bytes, self._processes = memory_bound(memory_bytes, self._disk_bytes), backstop(processes)
+        self._group.limit_memory(self._memory_bytes)
+        self._group.limit_processes(self._processes)
+
+    def claim(self) -> None:
+        """It gets its program; once. Raises CellError."""
+        self._check_unclaimed()
+        self.claimed = True
+
+    def _check_unclaimed(self) -> None:
         if self.claimed:
             raise CellError("it has its program already")
-        self.claimed = True
-        self._group.thaw()
-        memory = memory_bound(memory_bytes, self._disk_bytes)
-        if memory != self._memory_bytes:
-            self._group.limit_memory(memory)
-        if backstop(processes) != self._processes:
-            self._group.limit_processes(backstop(processes))
-        self._group.reset_peak()
 
     def kill(self) -> None:
         """SIGKILL to every process of it; returns at once. Raises CgroupError."""

@@ -145,8 +145,10 @@ class Launcher:
             if name in wire.ASKED:
                 raise CellError("there is no such sandbox")
             return  # told of one that was just closed
-        if name == "claim":
-            self._claim(cell, number, **fields)
+        if name == "bound":
+            self._bound(cell, number, **fields)
+        elif name == "claim":
+            self._claim(cell, **fields)
         elif name == "end":
             self._loop.start(cell.end(lambda error: self._answer(number, identity, _outcome(error))))
         elif name == "inspect":
@@ -184,17 +186,15 @@ class Launcher:
             probed = self._ground.agent is not None
             self._answer(number, identity, {"digest": image.digest, "agent": probed}, descriptors)
 
-    def _claim(self, cell: Cell, number: int, *, wall_time: float, memory_bytes: int, processes: int) -> None:
-        if cell.image is None:
-            raise CellError("it is not there yet")
-        asked = {"wall_time": wall_time, "memory_bytes": memory_bytes, "processes": processes}
-        for field, value in asked.items():
-            most = getattr(cell.image.maximum, field)
-            if not 0 < value <= most:
-                raise CellError(f"{field}: {value} is not above 0 and at most {most}")
-        cell.claim(memory_bytes, processes)
-        self._set_deadline(cell, wall_time + self._config.deadline_grace)
+    def _bound(self, cell: Cell, number: int, *, memory_bytes: int, processes: int) -> None:
+        _check(cell, memory_bytes=memory_bytes, processes=processes)
+        cell.bound(memory_bytes, processes)
         self._answer(number, cell.identity, {})
+
+    def _claim(self, cell: Cell, *, wall_time: float) -> None:
+        _check(cell, wall_time=wall_time)
+        cell.claim()
+        self._set_deadline(cell, wall_time + self._config.deadline_grace)
 
     def _close(self, identity: str, cell: Cell | None, number: int) -> None:
         if cell is None or identity in self._closing:
@@ -321,6 +321,16 @@ class Launcher:
             self._flush()
         if len(self._unsent) < MOST_UNSENT:
             self._receive()
+
+
+def _check(cell: Cell, **asked: float) -> None:
+    """That its runtime allows these limits; raises CellError."""
+    if cell.image is None:
+        raise CellError("it is not there yet")
+    for field, value in asked.items():
+        most = getattr(cell.image.maximum, field)
+        if not 0 < value <= most:
+            raise CellError(f"{field}: {value} is not above 0 and at most {most}")
 
 
 def say(level: str, event: str, **fields: object) -> None:

@@ -6,7 +6,7 @@ piece of a specification. A request has a number, which its answer repeats; what
 | request | fields | answer |
 |---|---|---|
 | `boot` | runtime, disk_bytes, ahead | `digest`, `agent` (it awaits a script), and the descriptors of `DESCRIPTORS` |
-| `claim` | wall_time, memory_bytes, processes | when it runs with these limits; its deadline counts from now |
+| `bound` | memory_bytes, processes | when these are in force and not the runtime's defaults; before `claim` |
 | `end` | | when every process of it is gone |
 | `close` | | `after`, when nothing of it is left |
 | `inspect` | | `report` |
@@ -15,10 +15,11 @@ piece of a specification. A request has a number, which its answer repeats; what
 |---|---|
 | `hurry` | give it its full part of the CPU |
 | `ready` | it waits for a program: the same, and its supervisor out of its memory limit |
+| `claim` | it gets its program: its deadline counts from now; once |
 | `kill` | kill all of it |
 
-Each names its sandbox by `id`. The launcher begins with one packet, `opened` or `refused`, and tells `ended` when a
-sandbox's supervisor is gone.
+Each names its sandbox by `id`; where what was told cannot be done, the sandbox is ended. The launcher begins with one
+packet, `opened` or `refused`, and tells `ended` when a sandbox's supervisor is gone.
 """
 
 from __future__ import annotations
@@ -41,15 +42,16 @@ REPORT_BYTES: Final = 64 * 1024
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _FIELDS: Final[Mapping[str, Mapping[str, type]]] = {
     "boot": {"runtime": str, "disk_bytes": int, "ahead": bool},
-    "claim": {"wall_time": float, "memory_bytes": int, "processes": int},
+    "bound": {"memory_bytes": int, "processes": int},
     "end": {},
     "close": {},
     "inspect": {},
     "hurry": {},
     "ready": {},
+    "claim": {"wall_time": float},
     "kill": {},
 }
-ASKED: Final = frozenset({"boot", "claim", "end", "close", "inspect"})
+ASKED: Final = frozenset({"boot", "bound", "end", "close", "inspect"})
 
 
 class WireError(Exception):
