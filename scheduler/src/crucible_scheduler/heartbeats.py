@@ -18,13 +18,15 @@ from crucible_chassis.errors import ServiceError
 from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import Messaging
 from crucible_contracts import subjects
+from crucible_contracts.limits import HEARTBEAT_SECONDS
 
 WORKERS = 16
 """Heartbeats recorded at once."""
 QUEUE = 1024
 """Heartbeats that wait; one more is not answered."""
-STALE_SECONDS = 2.0
-"""A heartbeat that waited this long is not recorded: nobody waits for its answer any more."""
+STALE_SECONDS = HEARTBEAT_SECONDS - 1.0
+"""A heartbeat that waited this long is not recorded. Its executor waits HEARTBEAT_SECONDS for the answer and then asks
+again: with less than a second left the answer would come too late, and hold up those that can still come in time."""
 
 log = get_logger(__name__)
 

@@ -29,8 +29,8 @@ SERVICE_NAMES = (
 
 CALL_SECONDS = 10.0
 """Deadline of a call that changes or lists something."""
-HEARTBEAT_SECONDS = 2.0
-"""Deadline of a heartbeat: under the executor's own, so that an answer still reaches somebody."""
+HEARTBEAT_CALL_SECONDS = 2.0
+"""Deadline of a call that records a heartbeat: below the 3 s for which its executor waits for an answer."""
 WAIT_GRACE_SECONDS = 5.0
 """A wait may take so much longer than was asked for."""
 
@@ -63,7 +63,7 @@ class StoreLedger:
     async def record_heartbeat(self, heartbeat: heartbeat_pb2.Heartbeat) -> heartbeat_pb2.HeartbeatReply:
         """Extends the leases of the heartbeat's runs."""
         request = ledger_service_pb2.RecordHeartbeatRequest(heartbeat=heartbeat, lease=_LEASE)
-        return (await _answer(self._ledger.RecordHeartbeat(request, timeout=HEARTBEAT_SECONDS))).reply
+        return (await _answer(self._ledger.RecordHeartbeat(request, timeout=HEARTBEAT_CALL_SECONDS))).reply
 
     async def probe(self) -> None:
         """Returns when the store and its database answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 from prometheus_client import Gauge
@@ -11,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from crucible_chassis.logs import get_logger
 from crucible_store.database import Database, DatabaseAwayError
+from crucible_store.domain.states import Status
+from crucible_store.ledger.hot import LEASED_SQL
 from crucible_store.schema import SCHEMA_REVISION
 from crucible_store.transaction import Transaction
 
@@ -23,12 +26,12 @@ COMPLAINT_SECONDS = 10.0
 EVALUATIONS = Gauge("crucible_store_evaluations", "Evaluations that are not final, by where they stand", ["standing"])
 
 # `stray` is the invariant of the protocol: nothing but a dead reaper leaves a lease lapsed for a minute.
-_STANDINGS = sa.text("""
-SELECT (SELECT count(*) FROM evaluations WHERE status = 1) AS queued,
+_STANDINGS = sa.text(f"""
+SELECT (SELECT count(*) FROM evaluations WHERE status = {int(Status.QUEUED)}) AS queued,
     count(*) AS leased,
     count(*) FILTER (WHERE lease_until IS NULL OR lease_until < clock_timestamp() - interval '1 minute') AS stray
-FROM evaluations WHERE status IN (2, 3)
-""")
+FROM evaluations WHERE status IN ({LEASED_SQL})
+""")  # noqa: S608  constants
 _FORGET = sa.text(
     f"DELETE FROM executors WHERE last_seen < clock_timestamp() - interval '{FORGET_EXECUTORS_AFTER}'"  # noqa: S608
 )
@@ -69,9 +72,16 @@ async def count(database: Database, *, parked_days: int) -> None:
     """Keeps the gauges, and forgets what is old, for as long as it lasts."""
     while True:
         with contextlib.suppress(DatabaseAwayError):
-            await database.read(_count)
+            await measure(database)
             await forget(database, parked_days=parked_days)
         await asyncio.sleep(COUNT_SECONDS)
+
+
+async def measure(database: Database) -> None:
+    """Sets the gauges. Raises DatabaseAwayError."""
+    row = await database.read(_standings)
+    for standing in ("queued", "leased", "stray"):
+        EVALUATIONS.labels(standing).set(row[standing])
 
 
 async def forget(database: Database, *, parked_days: int) -> None:
@@ -90,7 +100,5 @@ async def _revision(connection: AsyncConnection) -> str | None:
     return (await connection.execute(_REVISION)).scalar_one_or_none()
 
 
-async def _count(connection: AsyncConnection) -> None:
-    row = (await connection.execute(_STANDINGS)).one()
-    for standing in ("queued", "leased", "stray"):
-        EVALUATIONS.labels(standing).set(getattr(row, standing))
+async def _standings(connection: AsyncConnection) -> Mapping[str, int]:
+    return dict((await connection.execute(_STANDINGS)).mappings().one())

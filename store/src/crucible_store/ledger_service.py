@@ -14,12 +14,16 @@ from crucible.internal.v1 import ledger_service_pb2_grpc as pb2_grpc
 from crucible_chassis.errors import FieldViolation, invalid_argument
 from crucible_contracts.limits import LEASE_SECONDS
 from crucible_store.convert import is_uuid
+from crucible_store.domain.filters import Priority
 from crucible_store.ledger import Ledger
 from crucible_store.ledger.leasing import MAX_LEASES
 
 MAX_CREATES = 1000
 MAX_LAPSED = 1000
-MAX_ATTEMPTS = 20
+MAX_ATTEMPTS_ALLOWED = 20
+"""The most that an evaluation may ask for; `crucible_contracts.limits.MAX_ATTEMPTS` is what the scheduler asks for."""
+
+_PRIORITIES = frozenset(Priority)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -41,9 +45,9 @@ class LedgerService(pb2_grpc.LedgerServiceServicer):
             for name, valid, description in (
                 ("evaluation.id", is_uuid(new.evaluation.id), "must be a UUID in lower case"),
                 ("evaluation.tenant", bool(new.evaluation.tenant), "must be set"),
-                ("evaluation.priority", new.evaluation.priority in (1, 2, 3), "must be set"),
+                ("evaluation.priority", new.evaluation.priority in _PRIORITIES, "must be set"),
                 ("pool", bool(new.pool), "must be set"),
-                ("max_attempts", 1 <= new.max_attempts <= MAX_ATTEMPTS, f"must be 1 to {MAX_ATTEMPTS}"),
+                ("max_attempts", 1 <= new.max_attempts <= MAX_ATTEMPTS_ALLOWED, f"must be 1 to {MAX_ATTEMPTS_ALLOWED}"),
             )
             if not valid
         ]
@@ -96,7 +100,7 @@ class LedgerService(pb2_grpc.LedgerServiceServicer):
 
 
 def _seconds(lease: Duration) -> float:
-    """How long a lease holds; the protocol's L where the request says nothing."""
+    """How long a lease holds; the protocol's L where the request says nothing, or zero."""
     return lease.ToNanoseconds() / 1e9 or LEASE_SECONDS
 
 
