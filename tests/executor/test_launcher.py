@@ -205,7 +205,7 @@ async def test_a_deadline_that_a_runtime_does_not_allow_ends_the_sandbox(
         for wall_time in wall_times:
             line.claim(identity, wall_time)
         await until(lambda: not members(sandbox_config))
-        assert line.ask("close", identity) ["after"] is None
+        assert line.ask("close", identity)["after"] is None
 
 
 def test_images_that_others_could_write_are_no_roots(

@@ -18,9 +18,6 @@ async def test_an_endless_loop_meets_the_cpu_limit(run: Run) -> None:
     verdict = (await run("while True: pass", cpu_time=1)).verdict
     assert (verdict.outcome, verdict.cause, verdict.signal) == (Outcome.CPU_TIME_EXCEEDED, Cause.LIMIT, "SIGKILL")
     assert 1 <= verdict.usage.cpu_time < 3
-    assert verdict.usage.samples
-    times = [sample.cpu_time for sample in verdict.usage.samples]
-    assert times == sorted(times)
 
 
 async def test_loops_in_several_processes_share_the_cpu_limit(run: Run) -> None:

@@ -109,7 +109,7 @@ def test_absent_figures_stay_absent_in_the_contract() -> None:
     short = convert.usage(Usage(0.01, 0.01, MIB))
     assert not any(short.HasField(name) for name in ("user_time", "system_time", "throttled_time", "pressure"))
     pressure = Pressure(PressureScope.MACHINE, 0.25, None, 0.0)
-    full = convert.usage(Usage(1, 1, MIB, (), 0.75, 0.25, 0.0, pressure))
+    full = convert.usage(Usage(1, 1, MIB, 0.75, 0.25, 0.0, pressure))
     assert (full.user_time.ToTimedelta().total_seconds(), full.HasField("throttled_time")) == (0.75, True)
     assert full.pressure.Scope.Name(full.pressure.scope) == "MACHINE"
     assert full.pressure.cpu.ToTimedelta().total_seconds() == 0.25

@@ -22,12 +22,12 @@ from crucible_chassis.metrics import AdminServer
 from crucible_chassis.process import Lifetime, run
 from crucible_chassis.settings import EX_CONFIG, load_settings
 from crucible_executor import convert
-from crucible_executor.attempts import Tools
 from crucible_executor.fitness import Fitness
 from crucible_executor.heartbeat import Heart
 from crucible_executor.jobs import JobPuller
 from crucible_executor.objects import open_object_store
 from crucible_executor.publisher import AttemptsOutbox
+from crucible_executor.run import Tools
 from crucible_executor.runs import HeldRuns
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, open_driver
 from crucible_executor.sandbox.launcher.privileges import Account, PrivilegeError, drop_all
@@ -45,14 +45,14 @@ DriverOpener = Callable[[ExecutorSettings], AbstractAsyncContextManager[SandboxD
 log = get_logger(__name__)
 
 
-def pool_size(settings: ExecutorSettings) -> int:
+def ready_sandboxes(settings: ExecutorSettings) -> int:
     """Sandboxes to keep ready of each runtime."""
-    return settings.slots if settings.pool_size is None else settings.pool_size
+    return settings.slots if settings.ready_sandboxes is None else settings.ready_sandboxes
 
 
 def most_sandboxes(settings: ExecutorSettings) -> int:
     """More than it ever needs at one time, those that are being removed among them: a launcher makes no more for it."""
-    return 2 * settings.slots + MOST_RUNTIMES * (pool_size(settings) + 1)
+    return 2 * settings.slots + MOST_RUNTIMES * (ready_sandboxes(settings) + 1)
 
 
 def opener(lifetime: Lifetime[ExecutorSettings], config: GvisorConfig, launcher: LauncherProcess) -> DriverOpener:
@@ -62,7 +62,7 @@ def opener(lifetime: Lifetime[ExecutorSettings], config: GvisorConfig, launcher:
     async def open_gvisor(settings: ExecutorSettings) -> AsyncGenerator[SandboxDriver]:
         async with open_driver(config, launcher=launcher) as driver:
             lifetime.tasks.spawn("launcher", driver.lost())
-            async with open_pool(driver, size=pool_size(settings)) as pool:
+            async with open_pool(driver, size=ready_sandboxes(settings)) as pool:
                 yield pool
 
     return open_gvisor
@@ -90,7 +90,7 @@ async def serve(lifetime: Lifetime[ExecutorSettings], *, open_sandboxes: DriverO
         messaging,
         heartbeat_pb2.ExecutorAnnouncement(executor=me, pool=settings.pool, slots=settings.slots, runtimes=runtimes),
     )
-    runs = HeldRuns(tools, tasks, slots=settings.slots, began=heart.beat_now)
+    runs = HeldRuns(tools, tasks, slots=settings.slots, began=heart.beat_soon)
     puller = JobPuller(messaging, runs, pool=settings.pool)
     fitness = Fitness()
     await stack.enter_async_context(

@@ -37,11 +37,11 @@ class Runs(Protocol):
         """All of them."""
         ...
 
-    def confirm(self, run: str, stored: int, asked_at: float) -> None:
+    def confirm(self, run_id: str, stored: int, asked_at: float) -> None:
         """The store has the run's messages below `stored`."""
         ...
 
-    def abandon(self, run: str, reason: str) -> None:
+    def abandon(self, run_id: str, reason: str) -> None:
         """Kills the run if it runs, and forgets it."""
         ...
 
@@ -51,7 +51,7 @@ class Runs(Protocol):
 
 
 class Heart:
-    """Beats every L/5, soon after `beat_now` was called, and at once after a pause of this process."""
+    """Beats every L/5, soon after `beat_soon` was called, and at once after a pause of this process."""
 
     def __init__(self, messaging: Messaging, announcement: heartbeat_pb2.ExecutorAnnouncement) -> None:
         self.answered = False
@@ -60,7 +60,7 @@ class Heart:
         self._announcement = announcement
         self._now = asyncio.Event()
 
-    def beat_now(self) -> None:
+    def beat_soon(self) -> None:
         """There is news: a run began, or the slots changed."""
         self._now.set()
 

@@ -31,7 +31,7 @@ class ExecutorSettings(ServiceSettings):
     slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
     """Sandboxes it runs at one time; the number of cores unless told."""
 
-    pool_size: int | None = Field(default=None, ge=0, le=1024)
+    ready_sandboxes: int | None = Field(default=None, ge=0, le=1024)
     """Sandboxes it keeps ready of each runtime; as many as slots unless told, 0 for none."""
 
     user: str = ""

@@ -20,8 +20,6 @@ ATTEMPTS_CONSUMER = "store"
 HEARTBEAT = "crucible.heartbeat"
 HEARTBEAT_QUEUE_GROUP = "schedulers"
 
-QUEUE_NUDGES = "crucible.queue.*"
-
 MAX_ATTEMPT_DIGITS = 10
 LEASE_HEADER = "Crucible-Lease"
 """On every message of a run, beside `Nats-Msg-Id`: what `lease` gives, so that one that cannot be read still counts."""

@@ -1,4 +1,4 @@
-"""What a running program uses, looked at every 50 ms: samples, the peak, and when the CPU time is used up."""
+"""What a running program uses, looked at every 50 ms: the latest look, the peak, and when the CPU time is used up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from crucible_executor.sandbox.port import Usage, UsageSample
 INTERVAL: Final = 0.05
 SETTLED: Final = 0.01
 """Seconds after which figures of contention begin: a shorter run is spared the cost of reading them."""
-MAX_SAMPLES: Final = 128
 
 
 class Meter:
@@ -28,11 +27,8 @@ class Meter:
         self._cpu_limit = cpu_limit
         self._on_exceeded = on_exceeded
         self._on_error = on_error
-        self._samples: list[UsageSample] = []
         self.latest: UsageSample | None = None
         """The newest look."""
-        self._stride = 1
-        self._looks = 0
         self._peak = 0
         self._cpu = 0.0
         self._cpu_before = 0.0
@@ -74,7 +70,7 @@ class Meter:
 
     def usage(self, ended: float) -> Usage:
         """All that was measured, for a run that ended at a monotonic time."""
-        usage = Usage(max(0.0, ended - self._began), self._cpu, self._peak, tuple(self._samples))
+        usage = Usage(max(0.0, ended - self._began), self._cpu, self._peak)
         if self._contention_before is None or self._contention_now is None:
             return usage
         found = self._contention_now.since(self._contention_before)
@@ -105,12 +101,6 @@ class Meter:
             return
         self._peak = max(self._peak, memory)
         self.latest = UsageSample(time.monotonic() - self._began, self._cpu, memory)
-        if self._looks % self._stride == 0:
-            self._samples.append(self.latest)
-            if len(self._samples) > MAX_SAMPLES:
-                self._samples = self._samples[::2]
-                self._stride *= 2
-        self._looks += 1
         if self.cpu_exceeded:
             self._on_exceeded()
         else:

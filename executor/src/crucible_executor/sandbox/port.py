@@ -161,8 +161,6 @@ class Usage:
     """Seconds of CPU from delivery to the end, the sandbox's own work for the program included."""
     peak_memory_bytes: int
     """The highest memory seen, without page cache, the sandbox's own included; sampled every 50 ms and at the end."""
-    samples: tuple[UsageSample, ...] = ()
-    """Evenly spread over the run, at most 128."""
     user_time: float | None = None
     """The part of `cpu_time` in the host's user mode; like what follows, None for a run of less than some 10 ms."""
     system_time: float | None = None
@@ -317,13 +315,10 @@ class RuntimeOffer:
     """A runtime that this machine can run now: its image is there and its self-test passed."""
 
     name: str
-    display_name: str
     version: str
     """As the runtime itself reports it, such as `3.11.2`."""
     image_digest: str
     default_limits: SandboxLimits
-    maximum_limits: SandboxLimits
-    default_entrypoint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,14 +72,8 @@ class GvisorConfig:
 class GvisorDriver:
     """See `SandboxDriver`, the port. Made by `open_driver`."""
 
-    def __init__(
-        self, images: ImageStore, link: Link, cgroups: CgroupTree, runsc_version: str, boot_timeout: float
-    ) -> None:
+    def __init__(self, images: ImageStore, link: Link, cgroups: CgroupTree, boot_timeout: float) -> None:
         self.images = images
-        self.runsc_version = runsc_version
-        """Of the installed binary."""
-        self.cgroup_version = cgroups.version
-        """1 or 2."""
         self._link = link
         self._cgroups = cgroups
         self._boot_timeout = boot_timeout
@@ -193,12 +187,9 @@ def _offer(image: BuiltImage) -> RuntimeOffer:
     definition = image.definition
     return RuntimeOffer(
         name=definition.name,
-        display_name=definition.display_name,
         version=image.version,
         image_digest=image.digest,
         default_limits=definition.limits.default.as_limits(),
-        maximum_limits=definition.limits.maximum.as_limits(),
-        default_entrypoint=definition.default_entrypoint,
     )
 
 
@@ -215,12 +206,10 @@ async def open_driver(
         try:
             link = Link(launcher or start_launcher(config.for_launcher()))
             stack.push_async_callback(link.close)
-            opened = await link.opened()
+            await link.opened()
             cgroups = open_cgroup_tree(config.cgroup_parent, folder_name(config.instance))
         except (CgroupError, OSError) as error:
             raise SandboxFault(Cause.INFRASTRUCTURE, str(error)) from error
-        driver = GvisorDriver(
-            images or ImageStore(config.images_dir), link, cgroups, opened["runsc"], config.boot_timeout
-        )
+        driver = GvisorDriver(images or ImageStore(config.images_dir), link, cgroups, config.boot_timeout)
         stack.push_async_callback(driver.close)
         yield driver

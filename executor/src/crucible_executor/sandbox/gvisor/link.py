@@ -46,7 +46,7 @@ class Link:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._unsent: deque[bytes] = deque()
         self._on_ended: dict[str, Callable[[int], None]] = {}
-        self._opened: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
         self._lost = asyncio.Event()
         self._exited = asyncio.Event()
         self._socket.setblocking(False)
@@ -54,9 +54,9 @@ class Link:
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._reap)
 
-    async def opened(self) -> Mapping[str, Any]:
-        """What the launcher says when it has its ground; raises SandboxFault(INFRASTRUCTURE) when it has none."""
-        return await self._opened
+    async def opened(self) -> None:
+        """Wait until the launcher has its ground; raises SandboxFault(INFRASTRUCTURE) when it has none."""
+        await self._opened
 
     def on_ended(self, identity: str, call: Callable[[int], None]) -> None:
         """Call with the return code of a sandbox's supervisor when that is gone."""
@@ -147,7 +147,7 @@ class Link:
             if (call := self._on_ended.get(packet["id"])) is not None:
                 call(packet["code"])
         elif event == "opened":
-            self._opened.set_result(packet)
+            self._opened.set_result(None)
         elif event == "refused":
             self._refuse(SandboxFault(Cause.INFRASTRUCTURE, packet["detail"]))
         else:

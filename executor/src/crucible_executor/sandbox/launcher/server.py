@@ -96,7 +96,7 @@ class Launcher:
     def run(self) -> None:
         """Serve until the service hangs up or ends, and every sandbox is gone."""
         self._service.setblocking(False)
-        self._send({"event": "opened", "runsc": self._ground.runsc.version})
+        self._send({"event": "opened"})
         # Its socket may outlive it, in a process that it left behind.
         parent = os.pidfd_open(self._service_pid)
         self._loop.watch(parent, self._leave)

@@ -39,13 +39,14 @@ from crucible_executor.sandbox.port import (
 
 SAMPLE_SECONDS = 1.0
 """Between two samples of a running program's usage."""
-FIRST_BACKOFF_SECONDS = 0.5
-STORING_SECONDS = 120.0
-"""How long a finished run tries to store its output."""
 COURTESY_SECONDS = 0.03
 """So long a sandbox that has ended stays, stopped, for its verdict to be stored and answered first."""
+STORING_SECONDS = 120.0
+"""How long a finished run tries to store its output."""
+FIRST_BACKOFF_SECONDS = 0.5
+"""Between the first two tries; doubled for each further one ..."""
 LAST_BACKOFF_SECONDS = 5.0
-"""Between two tries to upload an output."""
+"""... up to this."""
 FLUSH_SECONDS = 5.0
 """For a verdict to reach the broker, before what was left of its sandbox is told in any case."""
 AFTERWARDS_SECONDS = 30.0
@@ -56,7 +57,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every attempt of an executor works with."""
+    """What every run of an executor works with."""
 
     executor: executor_pb2.ExecutorReference
     driver: SandboxDriver
@@ -65,7 +66,7 @@ class Tools:
     tracer: trace.Tracer
 
 
-class Attempt:
+class Run:
     """A run: made when a job is pulled, held until somebody says that it is settled.
 
     `execute` returns when the sandbox is gone and the run's end is in the journal; `sandbox_gone` is called once, as
@@ -75,7 +76,7 @@ class Attempt:
     def __init__(
         self, job: job_pb2.Job, headers: Mapping[str, str], tools: Tools, *, sandbox_gone: Callable[[], None]
     ) -> None:
-        self.run = str(uuid_utils.uuid7())
+        self.id = str(uuid_utils.uuid7())
         self.job = job
         self._pulled = datetime.now(UTC)
         self._tools = tools
@@ -96,7 +97,7 @@ class Attempt:
                 "messaging.system": "nats",
                 "crucible.evaluation": job.evaluation_id,
                 "crucible.attempt": job.attempt,
-                "crucible.run": self.run,
+                "crucible.run": self.id,
                 "crucible.runtime": job.runtime,
                 "crucible.executor": tools.executor.id,
             },
@@ -107,7 +108,7 @@ class Attempt:
             evaluation_id=job.evaluation_id,
             attempt=job.attempt,
             token=job.token,
-            run=self.run,
+            run=self.id,
             executor=tools.executor,
         )
         self._headers = message_headers
@@ -116,7 +117,7 @@ class Attempt:
     def held(self) -> heartbeat_pb2.HeldRun:
         """The run as a heartbeat names it."""
         return heartbeat_pb2.HeldRun(
-            evaluation_id=self.job.evaluation_id, attempt=self.job.attempt, token=self.job.token, run=self.run
+            evaluation_id=self.job.evaluation_id, attempt=self.job.attempt, token=self.job.token, run=self.id
         )
 
     def abandon(self, reason: str) -> None:
@@ -253,7 +254,7 @@ class Attempt:
         try:
             async with asyncio.timeout(AFTERWARDS_SECONDS):
                 await self._tools.outbox.publish(
-                    self.job.evaluation_id, message.SerializeToString(), f"{self.run}.removed", self._headers
+                    self.job.evaluation_id, message.SerializeToString(), f"{self.id}.removed", self._headers
                 )
         except TimeoutError:
             log.warning("containment.not_told", **self._names())
@@ -277,7 +278,7 @@ class Attempt:
         names: dict[Stream, str] = {}
         for stream, kept in self._output.streams.items():
             if kept.spool is not None:
-                names[stream] = object_names.output(self.job.evaluation_id, self.run, stream.value)
+                names[stream] = object_names.output(self.job.evaluation_id, self.id, stream.value)
                 await self._store(names[stream], kept.spool)
         finished = await asyncio.to_thread(self._finished, verdict)
         finished.stdout_object = names.get(Stream.STDOUT, "")
@@ -316,7 +317,7 @@ class Attempt:
             log.info("attempt.finished", **self._names(), outcome=outcome)
 
     def _names(self) -> dict[str, str | int]:
-        return {"evaluation": self.job.evaluation_id, "attempt": self.job.attempt, "run": self.run}
+        return {"evaluation": self.job.evaluation_id, "attempt": self.job.attempt, "run": self.id}
 
 
 class _Sampling:
