@@ -15,6 +15,8 @@ from samples import completed, evaluation, runtimes
 
 from crucible.v1 import evaluation_pb2, evaluation_query_service_pb2, evaluation_service_pb2
 from crucible_client.cli.batch_file import read_batch
+from crucible_client.cli.strict_json import FaultError, read_message, read_object
+from crucible_gateway import json_reader, strict_json
 
 
 class Scheduler:
@@ -152,14 +154,14 @@ async def test_bad_lines_are_named_before_anything_is_sent(platform: RecordedPla
     assert "is not JSON" in told[2]
     assert "must be an object" in told[4]
     assert "sauce: there is no such field" in told[5]
-    assert "line 6: limits: " in told[6]
+    assert 'line 6: limits.wallTime: must be a duration in seconds, such as "1.5s"' in told[6]
     assert "'pyhton' is not known: one of bash, python" in told[7]
     assert "runtime: is missing" in told[8]
     assert "source: is missing: send the program as source or as files" in told[9]
     assert "requestId: must be printable" in told[10]
     assert "requestId: 'same' is already used in line 11" in told[12]
     assert "is not UTF-8" in told[13]
-    assert "line 14: source: " in told[14]
+    assert "line 14: source: must be a string, not a number" in told[14]
 
 
 async def test_a_line_that_the_platform_refuses_costs_no_other(platform: RecordedPlatform, crucible: Command) -> None:
@@ -211,3 +213,83 @@ def test_request_ids_are_of_the_content_and_the_line() -> None:
     assert read_batch(content + b"\n", runtimes=["python"], key=None)[0][0].request_id != first.request_id
     keyed = read_batch(content, runtimes=["python"], key="k")[0][0].request_id
     assert read_batch(content + b"\n", runtimes=["python"], key="k")[0][0].request_id == keyed
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ('"stdinBytes": "hello, world!"', "stdinBytes: must be base64"),
+        ('"stdin_bytes": "!!"', "stdin_bytes: must be base64"),
+        ('"stdinBytes": 5', "stdinBytes: must be a base64 string, not a number"),
+        ('"files": [{"path": "a", "data": "YQ=Q"}]', "files[0].data: must be base64"),
+        ('"files": [{"path": "a", "text": "b", "data": "YQ=="}]', "files[0].data: cannot be combined with text"),
+        ('"source": "2"', "source: is given twice in one object: keep one"),
+        ('"env": {"A": "1", "A": "2"}', "A: is given twice in one object: keep one"),
+        ('"stdinBytes": "", "stdin_bytes": ""', "is given twice, as stdinBytes and stdin_bytes: keep one"),
+        ('"limits": {"wallTime": "1s", "wall_time": null}', "limits.wall_time: is given twice, as wallTime and wall"),
+        ('"limits": {"processes": ' + "9" * 5000 + "}", "limits.processes: must be an integer from "),
+        ('"limits": {"processes": "1_0"}', "limits.processes: must be an integer from "),
+        ('"limits": {"processes": NaN}', "is not JSON: NaN"),
+        ('"limits": {"wallTime": "1_0s"}', "limits.wallTime: must be a duration"),
+        ('"limits": {"colour": 1}', "limits.colour: there is no such field"),
+        ('"limits": []', "limits: must be an object, not an array"),
+        ('"priority": true', "priority: must be one of LOW, NORMAL, HIGH"),
+        ('"priority": "\\ud800"', "priority: must be one of LOW, NORMAL, HIGH"),
+        ('"args": [1]', "args[0]: must be a string, not a number"),
+        ('"args": ["\\ud800"]', "args[0]: contains an unpaired surrogate"),
+        ('"env": {"A": null}', 'env["A"]: must not be null'),
+    ],
+)
+def test_what_a_reader_would_have_to_bend_is_refused_with_its_field(members: str, told: str) -> None:
+    lines, bad = read_batch(
+        f'{{"runtime": "python", "source": "1", {members}}}'.encode(), runtimes=["python"], key=None
+    )
+    assert lines == []
+    assert told in str(bad[0])
+
+
+def test_a_line_is_read_as_the_gateway_reads_a_body() -> None:
+    """Each field with each of many values: accepted by both, as the same message, or by neither."""
+    fields = evaluation_pb2.Evaluation.DESCRIPTOR.fields
+    names = sorted({name for field in fields for name in (field.name, field.json_name)})
+    limits = sorted(field.json_name for field in evaluation_pb2.Limits.DESCRIPTOR.fields)
+    bodies = [
+        *(f'{{"{name}": {value}}}' for name in names for value in VALUES),
+        *(f'{{"limits": {{"{name}": {value}}}}}' for name in limits for value in VALUES),
+        *(f'{{"files": [{{"path": "a", "data": {value}}}]}}' for value in VALUES),
+    ]
+    accepted = 0
+    for body in bodies:
+        ours, theirs = read_here(body.encode()), read_by_gateway(body.encode())
+        assert ours == theirs, body
+        accepted += ours is not None
+    assert 100 < accepted < len(bodies)
+
+
+VALUES = [
+    *("null", "true", "5", "1.0", "1.5", "-1", "1e3", "2147483648", "9223372036854775808", "9" * 5000, "NaN", "1e400"),
+    *('"5"', '"1_0"', '" 5"', '"+5"', '"LOW"', '"low"', '"2"', '""', '"é"'),
+    *('"1s"', '"1.5s"', '"-1s"', '"+1s"', '"1_0s"', '" 1s"', '"999999999999s"', '"0.1234567891s"'),
+    *('"2026-01-31T00:00:00Z"', '"2026-02-30T00:00:00Z"', '"2026-01-31T00:00:00+02:00"', '"2026-01-31"'),
+    *('"YQ=="', '"YQ"', '"YQ====="', '"-_-_"', '"+/+/"', '"-/+_"', '"!!"', '"YQ=Q"', '"Y"', '"YQ==\\n"'),
+    *("[]", "{}", "[null]", "[1]", '["a"]', '{"a": null}', '{"a": 1}', '{"a": "b"}', '{"a": "b", "a": "c"}'),
+    *('[{"path": "a", "text": "b"}]', '[{"path": "a", "text": "b", "data": "YQ=="}]', '{"wallTime": "1s"}'),
+]
+
+
+def read_here(body: bytes) -> evaluation_pb2.Evaluation | None:
+    message = evaluation_pb2.Evaluation()
+    try:
+        read_message(read_object(body), message)
+    except FaultError:
+        return None
+    return message
+
+
+def read_by_gateway(body: bytes) -> evaluation_pb2.Evaluation | None:
+    message, faults = evaluation_pb2.Evaluation(), json_reader.Faults()
+    try:
+        json_reader.read_message(strict_json.read_json(body), message, "", faults)
+    except strict_json.MalformedJsonError:
+        return None
+    return None if faults.found else message

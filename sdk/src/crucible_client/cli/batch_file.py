@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
-
-from google.protobuf.json_format import ParseDict, ParseError
 
 from crucible.v1 import evaluation_pb2
+from crucible_client.cli.strict_json import FaultError, read_message, read_object
 
 REQUEST_ID = "requestId"
 """Beside the evaluation's own fields a line may hold its request id."""
@@ -44,20 +41,13 @@ class BadLine:
         return f"line {self.number}: {self.what}"
 
 
-class _BadLineError(Exception):
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(problem)
-        self.field = field
-        self.problem = problem
-
-
 def read_batch(content: bytes, *, runtimes: Sequence[str], key: str | None) -> tuple[list[Line], list[BadLine]]:
     """The lines and the bad lines. Empty lines count but are no evaluations.
 
     A line without a request id gets one of the file's content (or of `key`) and its number, so that the same file
     makes the same requests.
     """
-    prefix = hashlib.sha256(content if key is None else key.encode()).hexdigest()[:32]
+    prefix = hashlib.sha256(content if key is None else key.encode(errors="surrogateescape")).hexdigest()[:32]
     lines: list[Line] = []
     bad: list[BadLine] = []
     number_of: dict[str, int] = {}
@@ -66,8 +56,8 @@ def read_batch(content: bytes, *, runtimes: Sequence[str], key: str | None) -> t
             request_id, evaluation = _parse(text, runtimes)
             request_id = request_id or f"batch-{prefix}-{number}"
             if request_id in number_of:
-                raise _BadLineError(REQUEST_ID, f"{request_id!r} is already used in line {number_of[request_id]}")
-        except _BadLineError as exc:
+                raise FaultError(REQUEST_ID, f"{request_id!r} is already used in line {number_of[request_id]}")
+        except FaultError as exc:
             bad.append(BadLine(number, exc.field, exc.problem))
         else:
             number_of[request_id] = number
@@ -83,34 +73,18 @@ def _numbered(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(text: bytes, runtimes: Sequence[str]) -> tuple[str, evaluation_pb2.Evaluation]:
-    try:
-        parsed: object = json.loads(text)
-    except UnicodeDecodeError as exc:
-        raise _BadLineError("", f"is not UTF-8 (byte {exc.start + 1})") from exc
-    except json.JSONDecodeError as exc:
-        raise _BadLineError("", f"is not JSON: {exc.msg} (column {exc.colno})") from exc
-    except RecursionError as exc:
-        raise _BadLineError("", "is nested too deeply") from exc
-    if not isinstance(parsed, dict):
-        raise _BadLineError("", 'must be an object such as {"runtime": "python", "source": "print(1)"}')
-    fields = cast("dict[str, object]", parsed)
-    request_id = _request_id(fields.pop(REQUEST_ID, None))
+    members = read_object(text)
+    request_id = _request_id(members.pop(REQUEST_ID, None))
     evaluation = evaluation_pb2.Evaluation()
-    for name, value in fields.items():
-        # Field by field, so that a problem is told with the field's own name.
-        try:
-            ParseDict({name: value}, evaluation)
-        except ParseError as exc:
-            known = any(name in (field.json_name, field.name) for field in evaluation.DESCRIPTOR.fields)
-            raise _BadLineError(name, str(exc) if known else "there is no such field") from exc
+    read_message(members, evaluation)
     if not evaluation.runtime:
-        raise _BadLineError("runtime", f"is missing: one of {', '.join(runtimes)}")
+        raise FaultError("runtime", f"is missing: one of {', '.join(runtimes)}")
     if evaluation.runtime not in runtimes:
-        raise _BadLineError("runtime", f"{evaluation.runtime!r} is not known: one of {', '.join(runtimes)}")
+        raise FaultError("runtime", f"{evaluation.runtime!r} is not known: one of {', '.join(runtimes)}")
     if not evaluation.HasField("source") and not evaluation.files:
-        raise _BadLineError("source", "is missing: send the program as source or as files")
+        raise FaultError("source", "is missing: send the program as source or as files")
     if evaluation.HasField("source") and evaluation.files:
-        raise _BadLineError("files", "cannot be combined with source: send the program as one or the other")
+        raise FaultError("files", "cannot be combined with source: send the program as one or the other")
     return request_id, evaluation
 
 
@@ -118,7 +92,7 @@ def _request_id(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or not value or len(value) > MAXIMUM_REQUEST_ID or not value.isascii():
-        raise _BadLineError(REQUEST_ID, "must be 1 to 255 printable ASCII characters")
+        raise FaultError(REQUEST_ID, "must be 1 to 255 printable ASCII characters")
     if any(character <= " " or character == "\x7f" for character in value):
-        raise _BadLineError(REQUEST_ID, "must be printable and without spaces")
+        raise FaultError(REQUEST_ID, "must be printable and without spaces")
     return value
