@@ -1,15 +1,19 @@
 """Bytes of outputs, whole and by range."""
 
-from collections.abc import Sequence
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import httpx
 import pytest
-from gateway_harness import Recorder
+from gateway_harness import WAIT_SECONDS, Context, GatewayUnderTest, Recorder
 from google.api import httpbody_pb2  # pyright: ignore[reportMissingTypeStubs]  its wheel has no py.typed
 
 from crucible.v1.evaluation_query_service_pb2 import OutputSlice
 from crucible_chassis.errors import ServiceError
+from crucible_gateway import byte_stream, exchange
 
 ID = "01900000-0000-7000-8000-000000000000"
 PATH = f"/v1/evaluations/{ID}/output/stdout"
@@ -144,3 +148,69 @@ async def test_head_tells_the_length(upstream: Recorder, http: httpx.AsyncClient
     upstream.prepare("ReadOutput", body(b"12345"))
     response = await http.head(PATH)
     assert (response.status_code, response.content, response.headers["content-length"]) == (200, b"", "5")
+
+
+async def test_a_client_that_leaves_a_download_is_no_fault(
+    upstream: Recorder, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def left() -> int:
+        """Answers that nobody waited for, so far."""
+        metrics = (await http.get("/metrics")).text
+        counted = re.search(r'_count{method="GET",route="[^"]*output[^"]*",status="499"} (\d+)', metrics)
+        return int(counted[1]) if counted else 0
+
+    async def stall(request: object, context: Context) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        yield body(b"12345", length=10)[0]
+        await asyncio.Event().wait()
+
+    before = await left()
+    upstream.prepare("ReadOutput", stall)
+    async with asyncio.timeout(WAIT_SECONDS), http.stream("GET", PATH) as response:
+        assert response.status_code == 200
+    async with asyncio.timeout(WAIT_SECONDS):
+        await upstream.only.ended.wait()
+        while await left() == before:  # noqa: ASYNC110  polls another's state
+            await asyncio.sleep(0.02)
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
+async def test_a_store_that_says_nothing_is_not_waited_for(
+    upstream: Recorder, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(byte_stream, "READ_SECONDS", 0.2)
+
+    async def hang(request: object, context: Context) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        await asyncio.Event().wait()
+        yield httpbody_pb2.HttpBody()
+
+    async def stall(request: object, context: Context) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        yield body(b"12345", length=10)[0]
+        await asyncio.Event().wait()
+
+    upstream.prepare("ReadOutput", hang)
+    response = await http.get(PATH)
+    assert response.status_code == 504
+    assert response.json()["reason"] == "DEADLINE_EXCEEDED"
+    upstream.prepare("ReadOutput", stall)
+    with pytest.raises(httpx.TransportError):
+        await http.get(PATH)
+
+
+async def test_a_slow_client_that_keeps_taking_is_served(
+    upstream: Recorder, gateway: GatewayUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "SEND_SECONDS", 1.0)
+    piece = b"x" * 2**20
+    upstream.prepare("ReadOutput", body(*[piece] * 4))
+    with socket.socket() as sock:
+        # What the kernels keep between the two would hide how slow this client is.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", gateway.port))
+        await loop.sock_sendall(sock, f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        taken = 0
+        while got := await loop.sock_recv(sock, 2**13):
+            taken += len(got)
+            await asyncio.sleep(0.01)
+    assert taken > 4 * len(piece)

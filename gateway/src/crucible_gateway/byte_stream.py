@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from crucible_gateway.transcode import CALL_SECONDS
 from crucible_gateway.upstreams import Upstream
 
 OCTETS = "application/octet-stream"
-FIRST_SECONDS = CALL_SECONDS
-"""The first message comes within this time."""
+READ_SECONDS = CALL_SECONDS
+"""Each message comes within this time after it was asked for: what is read is stored already."""
 
 # What a program wrote is shown from the gateway's own origin: no browser may take it for a page with scripts.
 _INERT = ("content-security-policy", "default-src 'none'; sandbox")
@@ -70,8 +71,9 @@ class ByteStreamer:
                 await exchange.answer(200, body.data, _media_type(body), (NO_STORE, _INERT))
             else:
                 await self._relay(exchange, bound.message, part)
-        except grpc.aio.AioRpcError as exc:
-            error = in_callers_words(from_rpc_error(exc), self._route, bound.spoken)
+        except (grpc.aio.AioRpcError, TimeoutError) as exc:
+            error = _too_late() if isinstance(exc, TimeoutError) else from_rpc_error(exc)
+            error = in_callers_words(error, self._route, bound.spoken)
             if not exchange.status:
                 raise error from exc
             # The head has promised a length: only a broken connection tells the client that it does not come.
@@ -85,7 +87,7 @@ class ByteStreamer:
             async with TaskScope() as scope:
                 gone = scope.start("client", exchange.gone())
                 gone.add_done_callback(lambda task: None if task.cancelled() else call.cancel())
-                first = await _read(call)
+                first = await _read(call, gone)
                 left = await self._begin(exchange, first, part)
                 chunk = first
                 while chunk is not None and not exchange.head:
@@ -96,7 +98,7 @@ class ByteStreamer:
                                 msg = "a stream of bytes is longer than it said"
                                 raise RuntimeError(msg)
                         await exchange.write(chunk.data)
-                    chunk = await _read(call)
+                    chunk = await _read(call, gone)
                 if left and not exchange.head:
                     msg = "a stream of bytes is shorter than it said"
                     raise RuntimeError(msg)
@@ -172,6 +174,17 @@ def _unsatisfiable(size: int | None) -> ServiceError:
     return ServiceError(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", words, metadata=metadata)
 
 
-async def _read(call: grpc.aio.UnaryStreamCall[Any, Any]) -> httpbody_pb2.HttpBody | None:
-    message = await call.read()
+def _too_late() -> ServiceError:
+    return ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "the answer did not come in time")
+
+
+async def _read(call: grpc.aio.UnaryStreamCall[Any, Any], gone: asyncio.Task[None]) -> httpbody_pb2.HttpBody | None:
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            message = await call.read()
+    except asyncio.CancelledError:
+        if gone.done():
+            # It is the call that was cancelled, and not the task that reads it.
+            raise ClientGoneError from None
+        raise
     return None if message is grpc.aio.EOF else cast("httpbody_pb2.HttpBody", message)

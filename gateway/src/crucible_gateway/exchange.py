@@ -24,7 +24,9 @@ LARGE_BYTES = 128 * 1024
 BODY_SECONDS = 60.0
 """A body is read within this time."""
 SEND_SECONDS = 30.0
-"""A client takes each piece of its answer within this time, or its connection is closed."""
+"""A client takes each slice of its answer within this time, or its connection is closed."""
+SLICE_BYTES = 64 * 1024
+"""Of an answer: the slowest client that is served takes so much in `SEND_SECONDS`."""
 
 JSON = "application/json"
 NO_STORE = ("cache-control", "no-store")
@@ -154,8 +156,12 @@ class Exchange:
 
     async def write(self, data: bytes = b"", *, last: bool = False) -> None:
         """Sends a piece of the body; waits while the client is slow. `ClientGoneError`: it is too slow."""
-        self.sent_bytes += len(data)
-        await self._bounded({"type": "http.response.body", "body": data, "more_body": not last})
+        for start in range(0, len(data) or 1, SLICE_BYTES):
+            end = start + SLICE_BYTES
+            piece = data[start:end]
+            self.sent_bytes += len(piece)
+            more = not last or end < len(data)
+            await self._bounded({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _bounded(self, message: Message) -> None:
         try:

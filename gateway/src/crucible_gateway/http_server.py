@@ -34,6 +34,9 @@ IDLE_SECONDS = 30
 """A connection without a request is closed after this time."""
 STALLED_MILLISECONDS = 60_000
 """A peer that acknowledges nothing for this long is gone."""
+UNSENT_BYTES = 128 * 1024
+"""The kernel takes no more of a connection than it has sent, and this: it would gather megabytes for a slow client, and
+ask for more only when a third of them are gone."""
 BACKLOG = 2048
 
 
@@ -56,8 +59,9 @@ def bind(listen: str) -> socket.socket:
     except (OSError, OverflowError) as exc:
         msg = f"cannot listen on {listen}: the address is in use or not of this machine"
         raise CannotListenError(msg) from exc
-    # Connections inherit it.
+    # Connections inherit them.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MILLISECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return sock
 
 
