@@ -237,6 +237,29 @@ async def test_an_answered_body_is_not_swallowed_for_ever(
     await until_cut(reader, writer, b"x" * 100)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+async def test_a_body_that_cannot_be_read_after_its_answer_ends_the_connection(
+    gateway: GatewayUnderTest, caplog: pytest.LogCaptureFixture, *, apart: bool
+) -> None:
+    head = b"POST /v1/none HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        if apart:
+            writer.write(head)
+            assert b"404" in await reader.readline()
+            writer.write(b"ZZZ\r\n")
+        else:
+            writer.write(head + b"ZZZ\r\n")
+        answer = await reader.read()
+    writer.close()
+    assert answer.count(b"HTTP/1.1 400") == (0 if apart else 1)
+    # Whatever is logged of it is logged by the time another request was answered.
+    assert (await gateway.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).endswith(
+        b"ok\n"
+    )
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 async def test_a_body_that_does_not_come_is_not_waited_for(
     upstream: Recorder, gateway: GatewayUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,10 @@ class PatientH11Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """What h11 could not read is a problem like any other."""
+        """What h11 could not read is a problem like any other, unless the request has its answer already."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
         cause = sys.exception()
         error = fault("INVALID_FIELD", "the request is not valid HTTP/1.1")
         if isinstance(cause, h11.RemoteProtocolError) and cause.error_status_hint == http.HTTPStatus(431):
@@ -149,6 +152,9 @@ class PatientH11Protocol(H11Protocol):
         )
         for event in (response, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
+        if self.cycle:
+            # The answer of a handler that does not read the body comes too late.
+            self.cycle.disconnected = True
         self.transport.close()
 
     def _check(self) -> None:
