@@ -176,6 +176,15 @@ async def test_a_line_that_the_platform_refuses_costs_no_other(platform: Recorde
     assert len(scheduler.accepted) == 2
 
 
+async def test_a_platform_that_is_full_refuses_no_line(platform: RecordedPlatform, crucible: Command) -> None:
+    scheduler = Scheduler(platform)
+    full = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+    platform.prepare("BatchCreateEvaluations", full, full)
+    ended = await crucible("batch", write(crucible, [program(1), program(2)]))
+    assert ended.code == 0, ended.stderr
+    assert len(scheduler.accepted) == 2
+
+
 async def test_results_that_cannot_be_written_are_a_mistake(platform: RecordedPlatform, crucible: Command) -> None:
     Scheduler(platform)
     ended = await crucible("batch", write(crucible, [program(1)]), "--json", "-o", "no/such/folder")

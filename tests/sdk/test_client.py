@@ -112,6 +112,40 @@ async def test_patience_is_bounded_and_a_server_may_ask_for_more_than_there_is(p
         assert len(platform.calls) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("patience", "lasted_seconds", "away_seconds"), [(2, 2, 0), (20, 0, 2.5)], ids=["waited for long", "away for long"]
+)
+async def test_a_first_call_that_is_lost_half_way_is_made_again(
+    platform: RecordedPlatform, patience: float, lasted_seconds: float, away_seconds: float
+) -> None:
+    """Patience counts from the loss, however long the call had waited, and it is whole though it never answered."""
+    async with Client(scheduler=platform.address, store=platform.address, patience=patience) as client:
+        platform.prepare("RunEvaluation", Hang(), completed())
+        run = asyncio.create_task(client.run("print(1)", runtime="python"), name="run")
+        await platform.wait_called("RunEvaluation")
+        await asyncio.sleep(lasted_seconds)
+        await platform.stop()
+        await asyncio.sleep(away_seconds)
+        await platform.start()
+        assert (await run).succeeded
+        first, second = platform.called("RunEvaluation")
+        assert first.request.request_id == second.request.request_id
+
+
+async def test_a_first_call_that_was_heard_is_lost_and_not_unreachable(platform: RecordedPlatform) -> None:
+    async with Client(scheduler=platform.address, store=platform.address, patience=0.5) as client:
+        platform.prepare("RunEvaluation", Hang())
+        run = asyncio.create_task(client.run("print(1)", runtime="python"), name="run")
+        await platform.wait_called("RunEvaluation")
+        await platform.stop()
+        with pytest.raises(UnavailableError, match=r"lost the scheduler at 127\.0\.0\.1:\d+") as caught:
+            await run
+        assert caught.value.reached
+        with pytest.raises(UnavailableError, match="cannot reach the store") as never:
+            await client.get(ID)
+        assert not never.value.reached
+
+
 async def test_a_requeue_is_never_repeated(platform: RecordedPlatform, client: Client) -> None:
     platform.prepare("RequeueEvaluation", AWAY)
     with pytest.raises(UnavailableError):
@@ -264,7 +298,7 @@ async def test_runtimes_events_and_views(platform: RecordedPlatform, client: Cli
 
 
 async def test_a_deadline_without_an_answer_names_who_did_not_give_it(platform: RecordedPlatform) -> None:
-    async with Client(scheduler=platform.address, store=platform.address, patience=0.5) as client:
+    async with Client(scheduler=platform.address, store=platform.address, patience=0.4) as client:
         platform.prepare("GetEvaluation", Failure(grpc.StatusCode.DEADLINE_EXCEEDED))
         platform.always("GetEvaluation", Failure(grpc.StatusCode.NOT_FOUND))
         with pytest.raises(NotFoundError):  # it is a read: once more
@@ -275,7 +309,7 @@ async def test_a_deadline_without_an_answer_names_who_did_not_give_it(platform: 
             await services.store.unary(
                 services.queries.GetEvaluation,
                 evaluation_query_service_pb2.GetEvaluationRequest(id=ID),
-                timeout=0.3,
+                timeout=0.4,
             )
         assert len(platform.called("GetEvaluation")) == 4, "once more while there is patience"
 

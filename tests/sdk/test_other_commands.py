@@ -179,7 +179,11 @@ async def test_cancel_requeue_and_runtimes(platform: RecordedPlatform, crucible:
             2,
             "crucible: it cannot be cancelled; it is COMPLETED\n",
         ),
-        (Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much."), 2, "crucible: too much. Try again later"),
+        (
+            Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much.", reason="QUOTA"),
+            2,
+            "crucible: too much. Try again later",
+        ),
     ],
     ids=["the user's", "the platform's", "a state", "quota"],
 )

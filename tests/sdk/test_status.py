@@ -3,11 +3,12 @@
 import grpc
 import pytest
 from recorded_platform import Failure, Messages, RecordedPlatform
-from samples import ID, queued
+from samples import ID, evaluation, finished, queued
 
 from crucible_client import Client, CrucibleError, NotFoundError, PlatformError, UnavailableError, UserError, errors
 from crucible_client.errors import FieldViolation
 from crucible_client.status import ERROR_OF_STATUS
+from crucible_contracts.limits import MESSAGE_BYTES
 
 TABLE: list[tuple[grpc.StatusCode, type[CrucibleError], type[CrucibleError]]] = [
     (grpc.StatusCode.CANCELLED, errors.CallCancelledError, PlatformError),
@@ -61,6 +62,31 @@ async def test_each_status_is_an_exception_of_its_tree(
                 pass
         assert type(streaming.value) is kind
         assert streaming.value.reason == "SOME_REASON"
+
+
+FULL = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+
+
+async def test_a_server_that_is_full_is_tried_again(platform: RecordedPlatform, client: Client) -> None:
+    """Without a reason of Crucible's, RESOURCE_EXHAUSTED is gRPC's own."""
+    platform.prepare("CreateEvaluation", FULL, FULL, evaluation())
+    assert (await client.create("print(1)", runtime="python")).id == ID
+    platform.prepare("WatchEvaluation", Messages([queued()], FULL), Messages([finished(2)]))
+    assert [event.sequence async for event in client.watch(ID)] == [1, 2]
+    async with Client(scheduler=platform.address, store=platform.address, patience=0) as impatient:
+        platform.prepare("GetEvaluation", FULL)
+        with pytest.raises(UnavailableError, match=r"no room at the store at 127\.0\.0\.1") as caught:
+            await impatient.get(ID)
+        assert (caught.value.code, caught.value.transient, caught.value.reached) == ("RESOURCE_EXHAUSTED", True, True)
+
+
+async def test_what_is_too_large_for_a_message_is_a_mistake_at_once(platform: RecordedPlatform, client: Client) -> None:
+    with pytest.raises(errors.InvalidRequestError, match=r"too large to be sent: .*message larger than max") as sent:
+        await client.create("#" * (MESSAGE_BYTES + 1), runtime="python")
+    assert not sent.value.transient
+    platform.prepare("GetEvaluation", evaluation(source="#" * (MESSAGE_BYTES + 1)))
+    with pytest.raises(errors.InvalidRequestError, match=r"too large to be sent: .*message larger than max"):
+        await client.get(ID)
 
 
 async def test_an_operators_trace_id_wins_over_our_own(platform: RecordedPlatform, client: Client) -> None:

@@ -10,6 +10,7 @@ import json
 import random
 import re
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import grpc
@@ -25,7 +26,7 @@ CALL_SECONDS = 30.0
 """Deadline of a call that waits for nothing; each of its repetitions has it anew."""
 
 FIRST_CONTACT_SECONDS = 2.0
-"""How long a server is tried that has never answered: more likely its address is wrong than that it is away."""
+"""How long a server is tried that was never reached: more likely its address is wrong than that it is away."""
 
 FIRST_BACKOFF_SECONDS = 0.1
 MAXIMUM_BACKOFF_SECONDS = 3.0
@@ -63,64 +64,89 @@ class Connection:
     ) -> ResponseT:
         """Calls until there is an answer, a lasting error, or no patience left. Raises CrucibleError.
 
-        Bounded by the patience, counted from the start, and one `timeout` more.
+        Each try is bounded by `timeout`; after the first failure they go on for the patience.
         """
         traceparent = self._traceparent()
-        backoff = Backoff(self, failing_since=asyncio.get_running_loop().time())
+        backoff = Backoff(self)
         while True:
-            call = method(request, timeout=timeout, metadata=(("traceparent", traceparent),))
             try:
-                response = await call
-            except grpc.aio.AioRpcError as exc:
-                error = self._translate(exc, traceparent)
+                return await self._call(method, request, timeout, traceparent)
+            except CrucibleError as error:
                 if not (repeatable and error.transient):
-                    raise error from exc
+                    raise
                 await backoff.pause(error)
-            else:
-                self.reached = True
-                return response
-            finally:
-                call.cancel()
+
+    async def _call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float,
+        traceparent: str,
+    ) -> ResponseT:
+        await self._connect(timeout, traceparent)
+        call = method(request, timeout=timeout, metadata=(("traceparent", traceparent),))
+        try:
+            return await call
+        except grpc.aio.AioRpcError as exc:
+            raise self._translate(exc, traceparent) from exc
+        finally:
+            call.cancel()
 
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT], request: RequestT, *, timeout: float
     ) -> AsyncGenerator[ResponseT, None]:
         """The messages of one streaming call; close it (`aclosing`). Repeats nothing. Raises CrucibleError."""
         traceparent = self._traceparent()
+        await self._connect(timeout, traceparent)
         call = method(request, timeout=timeout, metadata=(("traceparent", traceparent),))
         try:
             async for message in call:
-                self.reached = True
                 yield message
-            self.reached = True
         except grpc.aio.AioRpcError as exc:
             raise self._translate(exc, traceparent) from exc
         finally:
             call.cancel()
 
+    async def _connect(self, timeout: float, traceparent: str) -> None:
+        """Waits for the first connection, before anything is sent: a call that fails later may have been heard."""
+        if self.reached:
+            return
+        state = self.channel.get_state(try_to_connect=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
+                    await self.channel.wait_for_state_change(state)
+                    state = self.channel.get_state(try_to_connect=True)
+        if state is not grpc.ChannelConnectivity.READY:
+            error = UnavailableError(
+                f"cannot reach the {self.name} at {self.target}",
+                code=grpc.StatusCode.UNAVAILABLE.name,
+                trace_id=trace_id_of(traceparent),
+                transient=state is not grpc.ChannelConnectivity.SHUTDOWN,
+            )
+            error.reached = False
+            raise error
+        self.reached = True
+
     def _translate(self, exc: grpc.aio.AioRpcError, traceparent: str) -> CrucibleError:
         error = from_rpc_error(exc, trace_id=trace_id_of(traceparent))
-        if not isinstance(error, UnavailableError) or error.reason:
-            self.reached = True
-        if isinstance(error, UnavailableError) and not error.reason:
-            # The text of the transport is about sockets; who is away and where is what helps.
-            error.reached = self.reached
-            verb = "lost" if self.reached else "cannot reach"
-            error.message = f"{verb} the {self.name} at {self.target}"
-        if isinstance(error, DeadlineError) and not error.reason:
+        if error.reason:
+            return error
+        # The text of the transport is about sockets; who is away and where is what helps.
+        if isinstance(error, UnavailableError):
+            full = exc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            error.message = f"{'no room at' if full else 'lost'} the {self.name} at {self.target}"
+        if isinstance(error, DeadlineError):
             error.message = f"the {self.name} at {self.target} did not answer in time"
         return error
 
 
 class Backoff:
-    """The pauses between repetitions: they double, with jitter, until patience is over.
+    """The pauses between repetitions: they double, with jitter, until patience is over, from the first failure on."""
 
-    Patience counts from `failing_since`; None: from the first failure.
-    """
-
-    def __init__(self, connection: Connection, *, failing_since: float | None = None) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._failing_since = failing_since
+        self._failing_since: float | None = None
         self._pause = FIRST_BACKOFF_SECONDS
 
     def reset(self) -> None:

@@ -67,8 +67,8 @@ class Client:
                 variable CRUCIBLE_SCHEDULER_URL, else `scheduler` in ~/.config/crucible/client.toml, which `crucible up`
                 writes, else 127.0.0.1:8081.
             store: The same for the store: CRUCIBLE_STORE_URL, `store`, 127.0.0.1:8082.
-            patience: How many seconds to keep trying while the platform is unavailable, before the error is raised. A
-                server that has never answered gets 2 s.
+            patience: How many seconds to keep trying while the platform is unavailable, from the first failure on. A
+                server that was never reached gets 2 s.
             traceparent: Gives the W3C `traceparent` of each call. Default: each call begins a trace of its own.
 
         Raises:

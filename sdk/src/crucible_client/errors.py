@@ -68,7 +68,7 @@ class UserError(CrucibleError):
 
 
 class InvalidRequestError(UserError):
-    """A field is not valid (INVALID_ARGUMENT): see `violations`."""
+    """A field is not valid (INVALID_ARGUMENT): see `violations`. Or the message is too large to be sent."""
 
 
 class OutOfRangeError(UserError):
@@ -96,7 +96,7 @@ class UnauthenticatedError(UserError):
 
 
 class QuotaError(UserError):
-    """Too much or too often (RESOURCE_EXHAUSTED)."""
+    """Too much or too often (RESOURCE_EXHAUSTED, with a reason)."""
 
 
 class ConfigurationError(UserError):
@@ -108,7 +108,10 @@ class PlatformError(CrucibleError):
 
 
 class UnavailableError(PlatformError):
-    """The platform or a part of it is unavailable (UNAVAILABLE). `reached`: it has answered this client before."""
+    """The platform or a part of it is unavailable (UNAVAILABLE), or full (RESOURCE_EXHAUSTED without a reason).
+
+    `reached`: this client was connected to it; what was sent may have been done.
+    """
 
     reached: bool = True
 

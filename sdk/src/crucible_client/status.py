@@ -31,7 +31,7 @@ ERROR_OF_STATUS: dict[grpc.StatusCode, type[CrucibleError]] = {
     grpc.StatusCode.DATA_LOSS: errors.InternalError,
     grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
 }
-"""Every status but OK."""
+"""Every status but OK; of RESOURCE_EXHAUSTED, what has a reason."""
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -44,6 +44,9 @@ _TRANSIENT = {
 # A connection that breaks in the middle of an answer can end as one of these; a fault that a service of Crucible knows
 # of comes with its reason.
 _TRANSIENT_WITHOUT_REASON = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+_TOO_LARGE = "message larger than max"
+"""In gRPC's words for a message that was sent, and for one that was received."""
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, *, trace_id: str) -> CrucibleError:
@@ -61,15 +64,23 @@ def from_rpc_error(error: grpc.aio.AioRpcError, *, trace_id: str) -> CrucibleErr
                 retry_after = retry_info.retry_delay.ToNanoseconds() / 1e9
         except DecodeError:  # a detail of another version: the status itself still says what happened
             continue
-    return ERROR_OF_STATUS[code](
-        error.details() or code.value[1],
+    message = error.details() or code.value[1]
+    kind = ERROR_OF_STATUS[code]
+    transient = code in _TRANSIENT or (code in _TRANSIENT_WITHOUT_REASON and not info.reason)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not info.reason:
+        # gRPC's own, for a message that can never pass, or a server that is full for now.
+        transient = _TOO_LARGE not in message
+        kind = errors.UnavailableError if transient else errors.InvalidRequestError
+        message = message if transient else f"the request, or its answer, is too large to be sent: {message}"
+    return kind(
+        message,
         code=code.name,
         reason=info.reason,
         metadata=dict(info.metadata),
         violations=[FieldViolation(v.field, v.description) for v in bad_request.field_violations],
         trace_id=info.metadata.get("trace_id", trace_id),
         retry_after=retry_after,
-        transient=code in _TRANSIENT or (code in _TRANSIENT_WITHOUT_REASON and not info.reason),
+        transient=transient,
     )
 
 
