@@ -10,8 +10,9 @@ import pytest
 from gateway_harness import WAIT_SECONDS, Context, GatewayUnderTest, Recorder, running_gateway
 
 from crucible.v1 import runtime_service_pb2
-from crucible.v1.evaluation_pb2 import Evaluation
-from crucible_gateway import exchange, http_server
+from crucible.v1.evaluation_pb2 import Evaluation, Limits
+from crucible_gateway import exchange, http_server, strict_json
+from crucible_gateway.strict_json import read_json
 
 ID = "01900000-0000-7000-8000-000000000000"
 JSON = {"content-type": "application/json"}
@@ -34,7 +35,9 @@ LIMIT = 8 * 1024 * 1024
         (b"[" * 200_000, 400, "MALFORMED_BODY", "deeply"),
         (b'{"a":' * 200_000, 400, "MALFORMED_BODY", "deeply"),
         (b'{"limits": {"processes": 1' + b"0" * 100_000 + b"}}", 400, "MALFORMED_BODY", "digits"),
-        (b"[" + b"{}," * 300_000 + b"{}]", 400, "MALFORMED_BODY", "objects"),
+        (b"[" + b"{}," * 400_000 + b"{}]", 400, "MALFORMED_BODY", "800000 brackets, braces and commas"),
+        (b"[" + b"[]," * 2_000_000 + b"[]]", 400, "MALFORMED_BODY", "800000 brackets, braces and commas"),
+        (b'{"' + b'":0,"' * 1_000_000 + b'":0}', 400, "MALFORMED_BODY", "800000 brackets, braces and commas"),
         (b"[]", 400, "INVALID_FIELD", "an array"),
         (b"null", 400, "INVALID_FIELD", "null"),
         (b'"x"', 400, "INVALID_FIELD", "a string"),
@@ -275,7 +278,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 async def test_bodies_that_dawdle_cannot_fill_the_memory(
     upstream: Recorder, gateway: GatewayUnderTest, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "MAX_READING_BYTES", 2000)
+    monkeypatch.setattr(exchange, "MAX_HELD_BYTES", 2000)
     body = b'{"runtime": "python", "source": "%s"}' % (b"x" * 1000)
 
     async def posted(status: int) -> httpx.Response:
@@ -295,6 +298,53 @@ async def test_bodies_that_dawdle_cannot_fill_the_memory(
     assert refused.json()["metadata"] == {"part": "gateway"}
     dawdler.close()
     await posted(200)
+
+
+async def test_a_body_counts_until_its_answer(
+    upstream: Recorder, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "MAX_HELD_BYTES", 2000)
+    body = b'{"runtime": "python", "source": "%s"}' % (b"x" * 1500)
+    go_on = asyncio.Event()
+
+    async def wait(request: object, context: Context) -> AsyncIterator[Evaluation]:
+        await go_on.wait()
+        yield Evaluation(id=ID)
+
+    upstream.prepare("RunEvaluation", wait)
+    running = asyncio.create_task(http.post("/v1/evaluations:run", content=body, headers=JSON), name="run")
+    await upstream.wait_for_calls(1)
+    assert (await http.post("/v1/evaluations", content=body, headers=JSON)).status_code == 503
+    go_on.set()
+    assert (await running).status_code == 200
+    upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+    assert (await http.post("/v1/evaluations", content=body, headers=JSON)).status_code == 200
+
+
+@pytest.mark.parametrize("source", ["[{,]}" * 50_000, '"[,' * 50_000, "\\[,\n" * 50_000, "\\"])
+async def test_what_stands_in_a_program_makes_no_body_too_complex(
+    upstream: Recorder, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr(strict_json, "MAX_PARTS", 3)
+    upstream.prepare("CreateEvaluation", Evaluation(id=ID))
+    body = {"runtime": "python", "source": source, "stdin": source}
+    assert (await http.post("/v1/evaluations", json=body)).status_code == 200
+    assert upstream.only.request.evaluation.source == source
+    refused = await http.post("/v1/evaluations", json=body | {"entrypoint": source})
+    assert refused.json()["reason"] == "MALFORMED_BODY"
+
+
+def test_the_largest_batch_is_not_too_complex() -> None:
+    evaluation = {
+        **{field.json_name: "" for field in Evaluation.DESCRIPTOR.fields if not field.is_repeated},
+        "limits": {field.json_name: 0 for field in Limits.DESCRIPTOR.fields},
+        "files": [{"path": "", "text": ""}] * 100,
+        "args": [""] * 256,
+        "env": {str(number): "" for number in range(128)},
+        "labels": {str(number): "" for number in range(32)},
+    }
+    requests = [{"requestId": "", "evaluation": evaluation}] * 1000
+    assert read_json(json.dumps({"requests": requests}).encode())
 
 
 @pytest.mark.parametrize(

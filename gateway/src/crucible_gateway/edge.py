@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from crucible_chassis.errors import ServiceError
 from crucible_chassis.logs import get_logger
 from crucible_chassis.telemetry import Telemetry, extract_context
-from crucible_gateway.exchange import ClientGoneError, Drain, Exchange, Reading
+from crucible_gateway.exchange import ClientGoneError, Drain, Exchange, Held
 from crucible_gateway.http_rule import Match, NoMatch, PathError, Router
 from crucible_gateway.http_server import MAX_HEAD_BYTES, MAX_URL_BYTES, head_too_large
 from crucible_gateway.problems import fault, internal
@@ -55,14 +55,14 @@ class Edge:
         self._hosts = allowed_hosts
         self._tracer = telemetry.tracer
         self._drain = drain
-        self._reading = Reading()
+        self._held = Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             return
         started = time.perf_counter()
-        exchange = Exchange(scope, receive, send, self._drain, self._reading)
+        exchange = Exchange(scope, receive, send, self._drain, self._held)
         method = exchange.method if exchange.method in _METHODS else "OTHER"
         found = self._router.find(exchange.method, exchange.raw_path)
         exchange.route = "" if isinstance(found, NoMatch) else found.template.text
@@ -102,6 +102,7 @@ class Edge:
             if not exchange.status:
                 await self._refuse(exchange, internal())
         finally:
+            exchange.release()
             status = CLIENT_GONE if gone else exchange.status
             seconds = time.perf_counter() - started
             in_flight.dec()

@@ -17,8 +17,8 @@ from crucible_gateway import json_writer
 from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem, too_large
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
-MAX_READING_BYTES = 256 * 1024 * 1024
-"""Of all bodies that are being read at one time: who sends many slowly must not fill the memory."""
+MAX_HELD_BYTES = 256 * 1024 * 1024
+"""Of all bodies at one time, until each has its answer: who sends many, or slowly, must not fill the memory."""
 LARGE_BYTES = 128 * 1024
 """Documents over this size are read and written in a thread, so that nobody's stream stands still meanwhile."""
 BODY_SECONDS = 60.0
@@ -49,17 +49,17 @@ class Drain:
 
 
 @dataclass(slots=True)
-class Reading:
-    """What all requests share that read a body."""
+class Held:
+    """What all requests share that have a body."""
 
     bytes: int = 0
-    """Received so far of the bodies that are not whole yet."""
+    """Received so far for requests that have no whole answer yet."""
 
 
 class Exchange:
     """A request, and the one answer to it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, drain: Drain, reading: Reading) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, drain: Drain, held: Held) -> None:
         self.method: str = scope["method"]
         self.raw_path: str = scope["raw_path"].decode("ascii", "replace")
         self.query: bytes = scope["query_string"]
@@ -67,7 +67,8 @@ class Exchange:
         client = scope.get("client")
         self.client: str = client[0] if client else ""
         self.drain = drain
-        self._reading = reading
+        self._held = held
+        self._body_bytes = 0
         self.route = ""
         """The template that matched: what spans, metrics and logs call this request."""
         self.status = 0
@@ -89,9 +90,9 @@ class Exchange:
         return values[0].strip() if values else None
 
     async def read_body(self) -> bytes:
-        """The whole body. 413 over `MAX_BODY_BYTES`, 408 when it comes too slowly, 503 when too many are being read.
+        """The whole body. 413 over `MAX_BODY_BYTES`, 408 when it comes too slowly, 503 when too much is held.
 
-        `ClientGoneError`.
+        `ClientGoneError`. It counts as held until `release`.
         """
         declared = self.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 19 or int(declared) > MAX_BODY_BYTES):
@@ -103,16 +104,20 @@ class Exchange:
                 while more:
                     chunk, more = await self._next_chunk()
                     body += chunk
-                    self._reading.bytes += len(chunk)
+                    self._body_bytes += len(chunk)
+                    self._held.bytes += len(chunk)
                     if len(body) > MAX_BODY_BYTES:
                         raise _too_large()
-                    if self._reading.bytes > MAX_READING_BYTES:
+                    if self._held.bytes > MAX_HELD_BYTES:
                         raise _too_much_at_once()
         except TimeoutError as exc:
             raise SlowBodyError from exc
-        finally:
-            self._reading.bytes -= len(body)
         return bytes(body)
+
+    def release(self) -> None:
+        """The request is over: its body is held no more."""
+        self._held.bytes -= self._body_bytes
+        self._body_bytes = 0
 
     async def refuse_body(self) -> None:
         """400 when there is a body."""
@@ -210,7 +215,7 @@ def _too_much_at_once() -> ServiceError:
     return ServiceError(
         grpc.StatusCode.UNAVAILABLE,
         "DEPENDENCY_UNAVAILABLE",
-        "the gateway is receiving too much at once; try again",
+        "the gateway has too much to hold at once; try again",
         metadata={"part": "gateway"},
         retry_after=1,
     )
