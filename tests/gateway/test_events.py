@@ -65,11 +65,14 @@ async def test_a_reconnect_resumes_after_the_last_event(upstream: Recorder, http
 
 
 async def test_nothing_left_to_resume_ends_a_browsers_reconnecting(upstream: Recorder, http: httpx.AsyncClient) -> None:
-    upstream.prepare("WatchEvaluation", [])
-    upstream.prepare("WatchEvaluation", [])
+    for _ in range(4):
+        upstream.prepare("WatchEvaluation", [])
     assert (await http.get(PATH, headers={"last-event-id": "7"})).status_code == 204
-    first = await http.get(PATH)
-    assert (first.status_code, events_of(first.text)) == (200, [])
+    # Nothing came that has an id: a browser repeats the query alone.
+    assert (await http.get(f"{PATH}?after_sequence=7")).status_code == 204
+    for path in (PATH, f"{PATH}?after_sequence=0"):
+        first = await http.get(path)
+        assert (first.status_code, events_of(first.text)) == (200, [])
 
 
 @pytest.mark.parametrize("number", ["x", "1.5", "-1", "99999999999", "1 2"])

@@ -39,7 +39,7 @@ class Bound:
     spoken: Mapping[str, str]
     """What the caller called top-level fields that are not from the body."""
     resumed: bool
-    """The caller named the last event it has seen."""
+    """The caller named the last event it has seen, in the header or in the query."""
 
 
 class Binder:
@@ -173,8 +173,10 @@ class Binder:
             self._use_key(key, message, spoken, faults)
         stream = self._route.event_stream
         last = exchange.single_header(LAST_EVENT_ID) if stream is not None else None
-        if stream is None or not last:
+        if stream is None:
             return False
+        if not last:
+            return bool(getattr(message, stream.resume_field))
         # A browser that reconnects repeats the query of the first connection: the header is the newer word.
         spoken[stream.resume_field] = LAST_EVENT_ID
         message.ClearField(stream.resume_field)
