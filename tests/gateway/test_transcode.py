@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from gateway_harness import Context, GatewayUnderTest, Recorder
+from gateway_harness import Context, GatewayUnderTest, Recorder, running_gateway
 
 from crucible.v1 import evaluation_query_service_pb2, evaluation_service_pb2, runtime_service_pb2
 from crucible.v1.evaluation_pb2 import Evaluation, File
@@ -226,6 +226,20 @@ async def test_unavailable_says_when_to_come_again(upstream: Recorder, http: htt
     assert response.status_code == 503
     assert response.headers["retry-after"] == "3"
     assert response.json()["metadata"] == {"part": "database"}
+
+
+async def test_a_part_that_says_nothing_any_more_is_named() -> None:
+    async with running_gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+        await gateway.scheduler.drain()
+        await gateway.store.drain()
+        for part, method, path in (
+            ("scheduler", "POST", "/v1/evaluations:batchCreate"),
+            ("store", "GET", "/v1/runtimes"),
+            ("store", "GET", f"/v1/evaluations/{ID}/events:watch"),
+            ("store", "GET", f"/v1/evaluations/{ID}/output/stdout"),
+        ):
+            response = await http.request(method, path, json={} if method == "POST" else None)
+            assert (response.status_code, response.json()["metadata"]) == (503, {"part": part})
 
 
 async def test_what_a_servicer_did_not_mean_to_say_is_not_said(upstream: Recorder, http: httpx.AsyncClient) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from crucible.v1.evaluation_query_service_pb2 import OutputSlice
 from crucible.v1.policy_pb2 import ByteRange
-from crucible_chassis.errors import ServiceError, from_rpc_error
+from crucible_chassis.errors import ServiceError
 from crucible_chassis.logs import get_logger
 from crucible_gateway.bindings import Binder
 from crucible_gateway.contract import Route
@@ -52,6 +52,7 @@ class ByteStreamer:
         self._route = route
         self._options = route.byte_range
         self._binder = Binder(route)
+        self._upstream = upstream
         if route.rpc.server_streaming:
             self._stream = upstream.stream(route.rpc)
             self._unary = None
@@ -72,8 +73,7 @@ class ByteStreamer:
             else:
                 await self._relay(exchange, bound.message, part)
         except (grpc.aio.AioRpcError, TimeoutError) as exc:
-            error = _too_late() if isinstance(exc, TimeoutError) else from_rpc_error(exc)
-            error = in_callers_words(error, self._route, bound.spoken)
+            error = in_callers_words(self._upstream.failure(exc), self._route, bound.spoken)
             if not exchange.status:
                 raise error from exc
             # The head has promised a length: only a broken connection tells the client that it does not come.
@@ -172,10 +172,6 @@ def _unsatisfiable(size: int | None) -> ServiceError:
     metadata = {} if size is None else {"size": str(size)}
     words = "the range starts past the end of the output"
     return ServiceError(grpc.StatusCode.OUT_OF_RANGE, "RANGE_NOT_SATISFIABLE", words, metadata=metadata)
-
-
-def _too_late() -> ServiceError:
-    return ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", "the answer did not come in time")
 
 
 async def _read(call: grpc.aio.UnaryStreamCall[Any, Any], gone: asyncio.Task[None]) -> httpbody_pb2.HttpBody | None:

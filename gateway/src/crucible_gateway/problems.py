@@ -216,6 +216,7 @@ def _normal(error: ServiceError) -> ServiceError:
                 grpc.StatusCode.UNAVAILABLE,
                 "DEPENDENCY_UNAVAILABLE",
                 "a part of the platform is unavailable; try again",
+                metadata=error.metadata,
                 retry_after=1,
             )
         case grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from crucible.v1.policy_pb2 import EventStream
-from crucible_chassis.errors import ServiceError, from_rpc_error
+from crucible_chassis.errors import ServiceError
 from crucible_chassis.logs import get_logger
 from crucible_contracts.policy import STREAM_OPEN
 from crucible_gateway import json_writer
@@ -102,13 +102,13 @@ class EventStreamer:
         self._route = route
         self._options = route.event_stream
         self._binder = Binder(route)
-        self._call = upstream.stream(route.rpc)
+        self._upstream = upstream
 
     async def handle(self, exchange: Exchange, variables: Mapping[str, str]) -> None:
         """Streams until the call ends, the client leaves, or the process stops."""
         bound = await self._binder.bind(exchange, variables)
         writer = _LinesWriter() if _prefers_lines(exchange.headers.get("accept", "")) else _SseWriter(self._options)
-        await _Stream(self._route, self._options, self._call, exchange, bound, writer).run()
+        await _Stream(self._route, self._options, self._upstream, exchange, bound, writer).run()
 
 
 class _Stream:
@@ -118,14 +118,15 @@ class _Stream:
         self,
         route: Route,
         options: EventStream,
-        call: grpc.aio.UnaryStreamMultiCallable[Any, Any],
+        upstream: Upstream,
         exchange: Exchange,
         bound: Bound,
         writer: _Writer,
     ) -> None:
         self._route = route
         self._options = options
-        self._open = call
+        self._upstream = upstream
+        self._open = upstream.stream(route.rpc)
         self._exchange = exchange
         self._bound = bound
         self._request = bound.message
@@ -143,7 +144,7 @@ class _Stream:
                 try:
                     await self._relay(call, scope, ends)
                 except grpc.aio.AioRpcError as exc:
-                    error = in_callers_words(from_rpc_error(exc), self._route, self._bound.spoken)
+                    error = in_callers_words(self._upstream.failure(exc), self._route, self._bound.spoken)
                     if await self._resumable(error):
                         continue
                     if not self._exchange.status:

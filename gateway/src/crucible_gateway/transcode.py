@@ -11,7 +11,7 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
-from crucible_chassis.errors import ServiceError, from_rpc_error
+from crucible_chassis.errors import ServiceError
 from crucible_gateway import json_writer
 from crucible_gateway.bindings import Binder, Bound
 from crucible_gateway.contract import TIMEOUT, Route
@@ -42,6 +42,7 @@ class Transcoder:
     def __init__(self, route: Route, upstream: Upstream) -> None:
         self._route = route
         self._binder = Binder(route)
+        self._upstream = upstream
         self._call = upstream.unary(route.rpc)
 
     async def handle(self, exchange: Exchange, variables: Mapping[str, str]) -> None:
@@ -53,7 +54,7 @@ class Transcoder:
             else:
                 response = await self._call(bound.message, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as exc:
-            raise in_callers_words(from_rpc_error(exc), self._route, bound.spoken) from exc
+            raise in_callers_words(self._upstream.failure(exc), self._route, bound.spoken) from exc
         if response.ByteSize() > LARGE_BYTES:
             document = await asyncio.to_thread(json_writer.write_json, response, self._route.response_body)
         else:

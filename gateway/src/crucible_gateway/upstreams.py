@@ -11,6 +11,8 @@ import grpc.aio
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
+from crucible_chassis.errors import ServiceError, from_rpc_error
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -41,6 +43,16 @@ class Upstream:
         return self.channel.unary_stream(
             _path(rpc), request_serializer=request.SerializeToString, response_deserializer=response.FromString
         )
+
+    def failure(self, exc: grpc.aio.AioRpcError | TimeoutError) -> ServiceError:
+        """Why a call of its failed. What no service gave a reason for names this part."""
+        if isinstance(exc, TimeoutError):
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            return ServiceError(code, code.name, "", metadata={"part": self.name})
+        error = from_rpc_error(exc)
+        if error.reason != error.code.name:
+            return error
+        return ServiceError(error.code, error.reason, error.message, metadata={"part": self.name})
 
 
 def _classes(rpc: MethodDescriptor) -> tuple[Any, Any]:
