@@ -222,6 +222,7 @@ def test_request_ids_are_of_the_content_and_the_line() -> None:
     assert read_batch(content + b"\n", runtimes=["python"], key=None)[0][0].request_id != first.request_id
     keyed = read_batch(content, runtimes=["python"], key="k")[0][0].request_id
     assert read_batch(content + b"\n", runtimes=["python"], key="k")[0][0].request_id == keyed
+    assert read_batch(content, runtimes=["python"], key="\udcff")[0], "any argument is a key"
 
 
 @pytest.mark.parametrize(

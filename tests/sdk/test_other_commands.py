@@ -196,6 +196,25 @@ async def test_a_failure_is_told_with_what_to_do(
     assert ended.stderr.startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["get", "\udcff"], "crucible: ID: is not text: UTF-8 has no '\\udcff' (character 1)\n"),
+        (["list", "--filter", "a\udcff"], "crucible: --filter: is not text"),
+        (["output", "x", "--offset", "9" * 20], "crucible: --offset: value out of range: 9"),
+        (["watch", "x", "--after", "9" * 11], "crucible: --after: value out of range: 9"),
+        (["--store", "\udcff", "get", "x"], "crucible: '\\udcff' is not an address such as 127.0.0.1:8081"),
+    ],
+)
+async def test_what_cannot_be_sent_is_a_mistake_by_its_name(
+    platform: RecordedPlatform, crucible: Command, arguments: list[str], told: str
+) -> None:
+    ended = await crucible(*arguments)
+    assert (ended.code, ended.stdout) == (2, b"")
+    assert ended.stderr.startswith(told)
+    assert platform.calls == []
+
+
 def test_help_loads_no_grpc_and_lists_every_command() -> None:
     code = (
         "import sys, contextlib\nfrom crucible_client.cli import main\nsys.argv = ['crucible', '--help']\n"
@@ -291,6 +310,12 @@ def test_figures_that_are_none(text: str) -> None:
     for parse in (parse_seconds, parse_bytes):
         with pytest.raises(ValueError, match="is not a"):
             parse(text)
+
+
+def test_figures_without_end_are_refused() -> None:
+    for parse in (parse_seconds, parse_bytes):
+        with pytest.raises(ValueError, match="too large a figure"):
+            parse("9" * 400)
 
 
 def test_figures_as_people_read_them() -> None:

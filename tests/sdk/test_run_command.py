@@ -1,8 +1,11 @@
 """`crucible run`: byte-exact output, exit codes, files and figures, Ctrl-C, attempts that are lost."""
 
 import asyncio
+import fcntl
 import json
+import os
 import signal
+import termios
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 
@@ -10,13 +13,16 @@ import grpc
 import pytest
 from command import Command, end, full_disk
 from google.protobuf.message import Message
-from recorded_platform import Failure, Messages, RecordedPlatform
+from recorded_platform import Failure, Messages, RecordedPlatform, eventually
 from samples import ID, TRACE, body, completed, evaluation, event, finished, output, queued, runtimes
 
 from crucible.v1 import evaluation_pb2, evaluation_service_pb2, event_pb2, execution_pb2
 from crucible_client.cli.spelling import as_typed
 from crucible_client.cli.units import parse_limits
 from crucible_client.program import Limits, to_duration
+
+NO_TEXT = os.fsdecode(b"\xff")
+"""An argument that is no UTF-8."""
 
 BYTES = bytes(range(256)) + "é\r\n".encode()
 
@@ -209,14 +215,35 @@ async def test_the_extension_tells_the_runtime(platform: RecordedPlatform, cruci
         (["program.py", "--file", "nowhere"], "--file: cannot read 'nowhere'"),
         (["program.py", "--stdin", "nowhere"], "--stdin: cannot read 'nowhere'"),
         (["-", "--stdin", "-"], "the program itself is read from standard input"),
+        (["--runtime=python", "program.py", "--limit", "processes=99999999999"], "--limit processes: value out of"),
+        (["--runtime=python", "program.py", "--limit", "memory=9" + "0" * 20], "--limit memory_bytes: value out of"),
+        (["--runtime=python", "program.py", "--limit", "wall_time=99999999999999d"], "--limit wall_time: is out of"),
+        (["--runtime=python", "program.py", "--", "a", NO_TEXT], "ARGUMENT 2: is not text: UTF-8 has no "),
+        (["--runtime=python", "program.py", "--name", NO_TEXT], "--name: is not text"),
+        (["--runtime=python", "program.py", "--file", f"program.py={NO_TEXT}"], "--file number 1: is not text"),
     ],
 )
 async def test_a_wrong_command_line_is_told_before_anything_is_sent(
     platform: RecordedPlatform, crucible: Command, program: str, arguments: list[str], told: str
 ) -> None:
     ended = await crucible("run", *arguments)
-    assert ended.code == 2
+    assert ended.code == 2, ended.stderr
     assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert platform.calls == []
+
+
+async def test_ctrl_c_while_the_program_is_read_is_ctrl_c(platform: RecordedPlatform, crucible: Command) -> None:
+    theirs, ours = os.pipe()
+    process = await crucible.start("run", "--runtime", "bash", "-", stdin=theirs)
+    os.close(theirs)
+    os.write(ours, b"echo half of a pro")
+    await eventually(lambda: fcntl.ioctl(ours, termios.FIONREAD, bytes(4)) == bytes(4))  # it read that and waits
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(60):
+        told = await process.communicate()
+    os.close(ours)
+    assert (process.returncode, told) == (130, (b"", b""))
     assert platform.calls == []
 
 

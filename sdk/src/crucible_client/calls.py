@@ -170,7 +170,7 @@ class Backoff:
 
 
 def _channel_options(target: str) -> list[tuple[str, str | int]]:
-    if not target or any(character.isspace() for character in target):
+    if not target or " " in target or not target.isprintable():
         raise ConfigurationError(f"{target!r} is not an address such as 127.0.0.1:8081")
     options: list[tuple[str, str | int]] = [
         ("grpc.max_send_message_length", MESSAGE_BYTES),

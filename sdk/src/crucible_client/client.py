@@ -24,6 +24,7 @@ from crucible.v1 import (
 from crucible_client.addresses import find_addresses
 from crucible_client.calls import CALL_SECONDS, Backoff, Connection
 from crucible_client.errors import CrucibleError, DeadlineError, InternalError
+from crucible_client.messages import build
 from crucible_client.program import ProgramOptions, Submittable, to_duration, to_evaluation
 from crucible_client.trace import new_traceparent
 from crucible_client.views import Evaluation, Event, Runtime, Stream
@@ -116,8 +117,10 @@ class Client:
             ConflictError: The request id was used with another program.
         """
         services = self._services
-        request = evaluation_service_pb2.CreateEvaluationRequest(
-            evaluation=to_evaluation(program, **options), request_id=request_id or _new_request_id()
+        request = build(
+            evaluation_service_pb2.CreateEvaluationRequest,
+            evaluation=to_evaluation(program, **options),
+            request_id=request_id or _new_request_id(),
         )
         return Evaluation(await services.scheduler.unary(services.commands.CreateEvaluation, request))
 
@@ -134,7 +137,7 @@ class Client:
         messages = [to_evaluation(program) for program in programs]
         ids = request_ids or [_new_request_id() for _ in messages]
         requests = [
-            evaluation_service_pb2.CreateEvaluationRequest(evaluation=message, request_id=request_id)
+            build(evaluation_service_pb2.CreateEvaluationRequest, evaluation=message, request_id=request_id)
             for message, request_id in zip(messages, ids, strict=True)
         ]
         accepted: list[Evaluation] = []
@@ -168,7 +171,8 @@ class Client:
         services = self._services
         waiting = _Waiting(timeout)
         step = waiting.step()
-        request = evaluation_service_pb2.RunEvaluationRequest(
+        request = build(
+            evaluation_service_pb2.RunEvaluationRequest,
             evaluation=to_evaluation(program, **options),
             request_id=request_id or _new_request_id(),
             timeout=to_duration(step),
@@ -181,7 +185,7 @@ class Client:
     async def get(self, evaluation_id: str, /) -> Evaluation:
         """One evaluation with everything it holds. Raises NotFoundError."""
         services = self._services
-        request = evaluation_query_service_pb2.GetEvaluationRequest(id=evaluation_id)
+        request = build(evaluation_query_service_pb2.GetEvaluationRequest, id=evaluation_id)
         return Evaluation(await services.store.unary(services.queries.GetEvaluation, request))
 
     async def wait(self, evaluation_id: str, /, *, timeout: float | timedelta | None = None) -> Evaluation:
@@ -192,7 +196,9 @@ class Client:
         services = self._services
         while evaluation is None or not (evaluation.final or waiting.over):
             step = waiting.step()
-            request = evaluation_query_service_pb2.WaitEvaluationRequest(id=evaluation_id, timeout=to_duration(step))
+            request = build(
+                evaluation_query_service_pb2.WaitEvaluationRequest, id=evaluation_id, timeout=to_duration(step)
+            )
             answer = await services.store.unary(services.queries.WaitEvaluation, request, timeout=step + CALL_SECONDS)
             evaluation = Evaluation(answer)
         return evaluation
@@ -200,7 +206,7 @@ class Client:
     async def cancel(self, evaluation_id: str, /) -> Evaluation:
         """Cancels what is not final; cancelling again changes nothing. Raises PreconditionError, NotFoundError."""
         services = self._services
-        request = evaluation_service_pb2.CancelEvaluationRequest(id=evaluation_id)
+        request = build(evaluation_service_pb2.CancelEvaluationRequest, id=evaluation_id)
         return Evaluation(await services.scheduler.unary(services.commands.CancelEvaluation, request))
 
     async def requeue(self, evaluation_id: str, /) -> Evaluation:
@@ -209,7 +215,7 @@ class Client:
         The one call that is never repeated by itself: a lost answer may hide that it was done.
         """
         services = self._services
-        request = evaluation_service_pb2.RequeueEvaluationRequest(id=evaluation_id)
+        request = build(evaluation_service_pb2.RequeueEvaluationRequest, id=evaluation_id)
         return Evaluation(
             await services.scheduler.unary(services.commands.RequeueEvaluation, request, repeatable=False)
         )
@@ -230,8 +236,11 @@ class Client:
             page_size: Evaluations per page, up to 1,000.
         """
         services = self._services
-        request = evaluation_query_service_pb2.ListEvaluationsRequest(
-            filter=filter, order_by=order_by, page_size=page_size
+        request = build(
+            evaluation_query_service_pb2.ListEvaluationsRequest,
+            filter=filter,
+            order_by=order_by,
+            page_size=page_size,
         )
         while True:
             page = await services.store.unary(services.queries.ListEvaluations, request)
@@ -254,8 +263,10 @@ class Client:
         backoff = Backoff(services.store)
         last = after
         while True:
-            request = evaluation_query_service_pb2.WatchEvaluationRequest(
-                evaluation_id=evaluation_id, after_sequence=last
+            request = build(
+                evaluation_query_service_pb2.WatchEvaluationRequest,
+                evaluation_id=evaluation_id,
+                after_sequence=last,
             )
             try:
                 async with aclosing(
@@ -285,8 +296,12 @@ class Client:
         """The exact bytes of a stream, piece by piece; resumes by itself. Arguments and errors as `read_output`."""
         services = self._services
         backoff = Backoff(services.store)
-        request = evaluation_query_service_pb2.ReadOutputRequest(
-            evaluation_id=evaluation_id, stream=stream, offset=offset, limit=limit
+        request = build(
+            evaluation_query_service_pb2.ReadOutputRequest,
+            evaluation_id=evaluation_id,
+            stream=stream,
+            offset=offset,
+            limit=limit,
         )
         remaining: int | None = None
         while True:

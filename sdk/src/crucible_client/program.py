@@ -11,6 +11,7 @@ from typing import TypeAlias, TypedDict, Unpack
 from google.protobuf.duration_pb2 import Duration
 
 from crucible.v1 import evaluation_pb2
+from crucible_client.messages import UNFIT, build_part, unfit
 
 
 class Priority(StrEnum):
@@ -41,10 +42,13 @@ class Limits:
     """Open files per process, 16 to 1024. Default 256."""
 
     def to_proto(self) -> evaluation_pb2.Limits:
-        """The message of the contract."""
-        return evaluation_pb2.Limits(
-            wall_time=None if self.wall_time is None else to_duration(self.wall_time),
-            cpu_time=None if self.cpu_time is None else to_duration(self.cpu_time),
+        """The message of the contract. Raises InvalidRequestError for a value that no field of it can hold."""
+        place = "evaluation.limits"
+        return build_part(
+            place,
+            evaluation_pb2.Limits,
+            wall_time=None if self.wall_time is None else to_duration(self.wall_time, f"{place}.wall_time"),
+            cpu_time=None if self.cpu_time is None else to_duration(self.cpu_time, f"{place}.cpu_time"),
             memory_bytes=self.memory_bytes,
             disk_bytes=self.disk_bytes,
             output_bytes=self.output_bytes,
@@ -82,16 +86,21 @@ class Program:
     """A name for humans. Up to 255 characters."""
 
     def to_proto(self) -> evaluation_pb2.Evaluation:
-        """The message of the contract, unchecked: the platform checks its rules."""
+        """The message of the contract; its rules are the platform's to check.
+
+        Raises InvalidRequestError for a value that no field of it can hold.
+        """
         priority = self.priority.value if self.priority else "PRIORITY_UNSPECIFIED"
-        return evaluation_pb2.Evaluation(
+        return build_part(
+            "evaluation",
+            evaluation_pb2.Evaluation,
             runtime=self.runtime,
             source=self.source,
             files=[
-                evaluation_pb2.File(path=path, text=content)
+                build_part(f"evaluation.files[{index}]", evaluation_pb2.File, path=path, text=content)
                 if isinstance(content, str)
-                else evaluation_pb2.File(path=path, data=content)
-                for path, content in self.files.items()
+                else build_part(f"evaluation.files[{index}]", evaluation_pb2.File, path=path, data=content)
+                for index, (path, content) in enumerate(self.files.items())
             ],
             entrypoint=self.entrypoint,
             args=self.args,
@@ -135,8 +144,11 @@ def to_evaluation(program: Submittable, **options: Unpack[ProgramOptions]) -> ev
     return program.to_proto() if isinstance(program, Program) else program
 
 
-def to_duration(seconds: float | timedelta) -> Duration:
-    """Seconds as a protobuf duration."""
+def to_duration(seconds: float | timedelta, field: str = "timeout") -> Duration:
+    """Seconds as a protobuf duration. Raises InvalidRequestError, with the field's name."""
     duration = Duration()
-    duration.FromTimedelta(seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds))
+    try:
+        duration.FromTimedelta(seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds))
+    except UNFIT as exc:
+        raise unfit(field, exc) from exc
     return duration

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from crucible_client.cli.exit_codes import INTERRUPTED
 from crucible_client.cli.target import Target
 
 PLUGIN_GROUP = "crucible.commands"
@@ -61,6 +62,13 @@ class Commands(click.Group):
                 f"`crucible {cmd_name}` belongs to the local stack: install it with `pip install crucible-local`."
             )
         return None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the subcommand; Ctrl-C before it listens to signals itself ends it quietly, with Ctrl-C's own code."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            ctx.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in --help, without loading any of them."""

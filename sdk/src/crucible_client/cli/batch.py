@@ -16,8 +16,9 @@ from typing import TextIO
 import click
 
 from crucible_client.cli.batch_file import BadLine, Line, read_batch
+from crucible_client.cli.exit_codes import PIPE_CLOSED, PLATFORM_FAILED, REFUSED
 from crucible_client.cli.progress import Progress, show_progress
-from crucible_client.cli.session import PIPE_CLOSED, PLATFORM_FAILED, REFUSED, run_session, silence_stdout
+from crucible_client.cli.session import run_session, silence_stdout
 from crucible_client.cli.target import Target
 from crucible_client.client import Client
 from crucible_client.errors import CrucibleError, InvalidRequestError, UserError

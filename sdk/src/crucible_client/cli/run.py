@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import click
 
+from crucible_client.cli.exit_codes import INTERRUPTED, LIMIT, PLATFORM_FAILED
 from crucible_client.cli.live import LiveOutput
 from crucible_client.cli.render import closing_line, echo_json, findings, one_line
-from crucible_client.cli.session import INTERRUPTED, LIMIT, PLATFORM_FAILED, run_session
+from crucible_client.cli.session import run_session
 from crucible_client.cli.stopping import Stopping
 from crucible_client.cli.submission import guess_runtime, parse_pairs, read_program, read_stdin
 from crucible_client.cli.target import Target

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from crucible_client.cli.exit_codes import INTERRUPTED, PIPE_CLOSED, PLATFORM_FAILED, REFUSED
 from crucible_client.cli.spelling import as_typed, in_units
 from crucible_client.cli.target import Target
 from crucible_client.client import Client
@@ -26,18 +27,8 @@ from crucible_client.errors import (
 )
 from crucible_client.trace import new_traceparent
 
-REFUSED = 2
-"""What was asked is wrong: an option, a file, or what the platform refused."""
-LIMIT = 124
-"""The program ran into a limit, or took longer than --timeout."""
-PLATFORM_FAILED = 125
-"""The platform failed or is away, or our own output cannot be written."""
-INTERRUPTED = 130
-"""Ctrl-C."""
 LEAVING_SECONDS = 5.0
 """For calls under way to be cancelled after Ctrl-C."""
-PIPE_CLOSED = 141
-"""Whoever read our output left."""
 
 
 def run_session(

@@ -11,7 +11,7 @@ import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from crucible_client.cli.session import LIMIT, PIPE_CLOSED, PLATFORM_FAILED
+from crucible_client.cli.exit_codes import LIMIT, PIPE_CLOSED, PLATFORM_FAILED
 from crucible_client.client import Client
 from crucible_client.errors import CrucibleError, PreconditionError
 

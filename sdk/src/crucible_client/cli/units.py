@@ -35,7 +35,10 @@ def _parse(text: str, units: dict[str, float], expected: str) -> float:
     match = _FIGURE.fullmatch(text.strip())
     if match is None or match[2].lower() not in units:
         raise ValueError(f"{text!r} is not {expected}")
-    return float(match[1]) * units[match[2].lower()]
+    figure = float(match[1]) * units[match[2].lower()]
+    if math.isinf(figure):
+        raise ValueError("is too large a figure")
+    return figure
 
 
 def parse_limits(pairs: tuple[str, ...]) -> Limits:
