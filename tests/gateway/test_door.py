@@ -271,8 +271,12 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     head = POST + b"Content-Length: 9\r\n\r\n"
     writer.write(head + b'{"')
     async with asyncio.timeout(WAIT_SECONDS):
-        assert b"408" in await reader.readline()
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.splitlines() if line.startswith(b"content-length: "))
+        problem = json.loads(await reader.readexactly(int(length.split()[1])))
     writer.close()
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert (problem["reason"], problem["title"]) == ("BODY_TOO_SLOW", "The body did not come in time")
 
 
 async def test_bodies_that_dawdle_cannot_fill_the_memory(

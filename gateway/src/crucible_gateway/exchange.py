@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from crucible_chassis.errors import ServiceError
 from crucible_gateway import json_writer
-from crucible_gateway.problems import CONTENT_TYPE, SlowBodyError, fault, problem, too_large
+from crucible_gateway.problems import CONTENT_TYPE, fault, problem, too_large
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 MAX_HELD_BYTES = 256 * 1024 * 1024
@@ -111,7 +111,7 @@ class Exchange:
                     if self._held.bytes > MAX_HELD_BYTES:
                         raise _too_much_at_once()
         except TimeoutError as exc:
-            raise SlowBodyError from exc
+            raise _too_slow() from exc
         return bytes(body)
 
     def release(self) -> None:
@@ -129,7 +129,7 @@ class Exchange:
                     if chunk:
                         raise fault("MALFORMED_BODY", "this method does not accept a body")
         except TimeoutError as exc:
-            raise SlowBodyError from exc
+            raise _too_slow() from exc
 
     async def gone(self) -> None:
         """Returns when the client has left. Only after the body was read."""
@@ -219,6 +219,10 @@ def _too_much_at_once() -> ServiceError:
         metadata={"part": "gateway"},
         retry_after=1,
     )
+
+
+def _too_slow() -> ServiceError:
+    return ServiceError(grpc.StatusCode.DEADLINE_EXCEEDED, "BODY_TOO_SLOW", "the body did not come in time")
 
 
 def _too_large() -> ServiceError:

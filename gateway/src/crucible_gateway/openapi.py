@@ -206,7 +206,7 @@ def _reasons(route: Route) -> dict[str, int]:
         "DEADLINE_EXCEEDED",
     }
     if route.body:
-        named |= {"MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE"}
+        named |= {"MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "BODY_TOO_LARGE", "BODY_TOO_SLOW"}
     found: dict[str, int] = {}
     for reason in named & set(error_reason_pb2.ErrorReason.keys()):
         code = describe(f"{PACKAGE}ErrorReason.{reason}").partition(".")[0]

@@ -46,6 +46,7 @@ STATUS: Mapping[grpc.StatusCode, int] = {
 
 STATUS_OF_REASON: Mapping[str, int] = {
     "METHOD_NOT_ALLOWED": 405,
+    "BODY_TOO_SLOW": 408,
     # The state of the resource stands against it, and nothing is wrong with the request.
     "EVALUATION_FINAL": 409,
     "EVALUATION_NOT_FAILED": 409,
@@ -58,13 +59,6 @@ STATUS_OF_REASON: Mapping[str, int] = {
 """Reasons for which HTTP has a better word than for their code."""
 
 _PHRASES = {499: "Client Closed Request"}
-
-
-class SlowBodyError(ServiceError):
-    """The body did not come in the time it is given."""
-
-    def __init__(self) -> None:
-        super().__init__(grpc.StatusCode.CANCELLED, "CANCELLED_BY_CLIENT", "the body did not come in time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ def too_large(reason: str, what: str, maximum: int) -> ServiceError:
 def problem(error: ServiceError) -> Problem:
     """The document of a failure, with the trace of the current span."""
     error = _normal(error)
-    status = 408 if isinstance(error, SlowBodyError) else status_of(error.code, error.reason)
+    status = status_of(error.code, error.reason)
     detail = error.message
     if error.violations:
         detail = _summary(error.violations)

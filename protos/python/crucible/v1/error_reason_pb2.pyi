@@ -78,6 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """OUT_OF_RANGE. The request's headers are larger than the gateway accepts. HTTP 431. Metadata: {"maximum_bytes": "32768"}."""
     URL_TOO_LONG: _ErrorReason.ValueType  # 22
     """OUT_OF_RANGE. The URL is longer than the gateway accepts. HTTP 414. Metadata: {"maximum_bytes": "16384"}."""
+    BODY_TOO_SLOW: _ErrorReason.ValueType  # 23
+    """DEADLINE_EXCEEDED. The body did not come in time. HTTP 408."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of a failed call. In `ErrorInfo.reason` it stands by its name."""
@@ -134,4 +136,6 @@ HEADERS_TOO_LARGE: ErrorReason.ValueType  # 21
 """OUT_OF_RANGE. The request's headers are larger than the gateway accepts. HTTP 431. Metadata: {"maximum_bytes": "32768"}."""
 URL_TOO_LONG: ErrorReason.ValueType  # 22
 """OUT_OF_RANGE. The URL is longer than the gateway accepts. HTTP 414. Metadata: {"maximum_bytes": "16384"}."""
+BODY_TOO_SLOW: ErrorReason.ValueType  # 23
+"""DEADLINE_EXCEEDED. The body did not come in time. HTTP 408."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
