@@ -125,3 +125,29 @@ async def test_a_handler_that_raises_is_an_event_and_goes_on(
         await eventually(lambda: seen == [b"bad", b"good"])
     [line] = [line for line in structured_logs if line["event"] == "nats.error"]
     assert "handler broke" in line["error"]
+
+
+async def test_who_waits_for_a_confirmation_may_leave_at_any_moment(fresh_nats: NatsServer) -> None:
+    async with connect_messaging(fresh_nats.url, name="test") as messaging:
+        subscription = await messaging.subscribe("still.heard")
+        for steps in range(20):
+            waiting = asyncio.ensure_future(messaging.confirm())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        await messaging.confirm()
+        await messaging.publish("still.heard", b"heard")
+        assert (await subscription.next_msg(timeout=5)).data == b"heard"
+
+
+async def test_a_confirmed_subscription_is_known_to_the_server(fresh_nats: NatsServer) -> None:
+    async with (
+        connect_messaging(fresh_nats.url, name="listener") as listener,
+        connect_messaging(fresh_nats.url, name="speaker") as speaker,
+    ):
+        for number in range(50):
+            subscription = await listener.subscribe(f"word.{number}")
+            await listener.confirm()
+            await speaker.publish(f"word.{number}", b"said")
+            assert (await subscription.next_msg(timeout=5)).data == b"said"

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from crucible_chassis import transport
 from crucible_chassis.client import open_channel
-from crucible_chassis.errors import from_rpc_error
+from crucible_chassis.errors import ServiceError, from_rpc_error
 from crucible_chassis.server import GrpcServer, RefusedToStartError, Registration
 from crucible_chassis.telemetry import start_telemetry
 from crucible_chassis.validation import BadContractError
@@ -322,3 +322,24 @@ async def test_unavailable_is_retried_until_it_is_not() -> None:
     async with running_echo(flaky) as echo:
         assert (await echo.stub.unary(word("x"))).text == "x"
         assert tries == ["x"] * 3
+
+
+async def test_a_drain_does_not_trip_over_a_watch_that_is_just_being_refused() -> None:
+    drains: list[asyncio.Task[None]] = []
+
+    async def refuse(request: Word, context: Context) -> None:
+        if request.text == "refuse":
+            drains.append(asyncio.create_task(echo.server.drain(), name="drain"))
+            raise ServiceError(grpc.StatusCode.NOT_FOUND, "NOT_HERE", "it is not here")
+        await asyncio.sleep(60)
+
+    async with running_echo(refuse, watches=frozenset({"ServerStream"}), grace_seconds=60) as echo:
+        watching, refused = echo.stub.server_stream(word("watch")), echo.stub.server_stream(word("refuse"))
+        await watching.read()
+        await refused.read()
+        for stream, code in ((refused, grpc.StatusCode.NOT_FOUND), (watching, grpc.StatusCode.UNAVAILABLE)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stream.read()
+            assert caught.value.code() is code
+        async with asyncio.timeout(10):
+            await drains[0]

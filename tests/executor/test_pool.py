@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
-from crucible_executor.sandbox.pool import COURTESY, SandboxPool, open_pool
-from crucible_executor.sandbox.port import Outcome, Sandbox, SandboxAbandoned
+from crucible_executor.sandbox.pool import COURTESY, PoolableDriver, SandboxPool, open_pool
+from crucible_executor.sandbox.port import Cause, Outcome, Sandbox, SandboxAbandoned, SandboxFault
 from crucible_executor.sandbox.run import run_program
 from crucible_testkit.freezing import frozen_group
 
@@ -131,6 +134,57 @@ async def test_who_is_cancelled_leaves_the_boot_to_the_pool(driver: GvisorDriver
         await asyncio.wait([claim])
         assert claim.cancelled()
         await until(lambda: pool.waiting["python"] == len(driver.sandboxes) == 1)
+
+
+class Failing:
+    """A driver whose sandboxes made ahead fail to boot, and are not removed before it is allowed."""
+
+    def __init__(self, driver: GvisorDriver) -> None:
+        self.begun = asyncio.Event()
+        self.allowed = asyncio.Event()
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the driver has
+        return getattr(self._driver, name)
+
+    async def prepare(self, runtime: str, *, disk_bytes: int) -> Any:  # noqa: ANN401 - a sandbox
+        sandbox = await self._driver.prepare(runtime, disk_bytes=disk_bytes)
+        remove = sandbox.close
+
+        async def boot() -> None:
+            self.begun.set()
+            await asyncio.sleep(0.1)
+            raise SandboxFault(Cause.SANDBOX, "it does not boot")
+
+        async def close() -> None:
+            await self.allowed.wait()
+            await remove()
+
+        setattr(sandbox, "boot", boot)  # noqa: B010 - of this one sandbox
+        setattr(sandbox, "close", close)  # noqa: B010 - same
+        return sandbox
+
+
+async def test_nobody_waits_for_the_removal_of_a_boot_that_failed(driver: GvisorDriver) -> None:
+    failing = Failing(driver)
+    async with open_pool(cast("PoolableDriver", failing), size=1) as pool:
+        pool.keep({"python": DISK})
+        await failing.begun.wait()
+        assert await finish(await pool.boot("python", disk_bytes=DISK)) == b"ran\n"
+        assert (pool.claims.booting, pool.claims.cold) == (0, 1)
+        failing.allowed.set()
+
+
+async def test_a_pool_that_keeps_none_forgets_what_has_ended(driver: GvisorDriver) -> None:
+    async with open_pool(driver, size=0) as pool:
+        seen: list[weakref.ref[Sandbox]] = []
+        for _ in range(2):
+            sandbox = await pool.boot("python", disk_bytes=DISK)
+            seen.append(weakref.ref(sandbox))
+            await finish(sandbox)
+            del sandbox
+        gc.collect()
+        assert seen[0]() is None
 
 
 async def test_another_disk_is_a_boot_of_its_own(driver: GvisorDriver) -> None:

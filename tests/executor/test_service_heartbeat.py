@@ -23,10 +23,10 @@ class NoRuns:
     def held(self) -> Sequence[heartbeat_pb2.HeldRun]:
         return ()
 
-    def confirm(self, run: str, stored: int, asked_at: float) -> None:
+    def confirm(self, run_id: str, stored: int, asked_at: float) -> None:
         raise AssertionError
 
-    def abandon(self, run: str, reason: str) -> None:
+    def abandon(self, run_id: str, reason: str) -> None:
         raise AssertionError
 
     def abandon_token(self, token: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -143,3 +145,18 @@ def test_streams_speak_in_turn() -> None:
     taken = [output.take() for _ in range(6)]
     assert [one.stream for one in taken if one] == [Stream.STDOUT, Stream.STDERR] * 3
     assert output.take() is None
+
+
+def test_what_found_no_room_on_the_disk_is_forgotten_without_an_error() -> None:
+    """A full disk, by the limit that a process may put on its files."""
+    stream = OutputStream(Stream.STDOUT, live_bytes=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, hard))
+    try:
+        while not stream.failed:
+            stream.write(b"x" * 1000)
+        stream.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stream.spool is not None
+    assert stream.spool.closed

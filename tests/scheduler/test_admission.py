@@ -132,6 +132,16 @@ def test_files_without_the_default_entrypoint_are_refused() -> None:
     assert "'main.py'" in refused.message
 
 
+def test_files_that_do_not_fit_on_their_disk_are_refused() -> None:
+    limits = evaluation_pb2.Limits(disk_bytes=MIB)
+    large = evaluation_pb2.File(path="data", data=bytes(MIB - 4096))
+    admit(evaluation(files=[*files("main.py"), large], limits=limits), runtime())
+    large.data += b"1"
+    refused = refusal(evaluation(files=[*files("main.py"), large], limits=limits))
+    assert (refused.reason, refused.path) == ("INVALID_FIELD", "limits.disk_bytes")
+    assert f"{MIB + 4096} bytes" in refused.message
+
+
 def test_a_path_that_is_file_and_folder_is_refused() -> None:
     refused = refusal(evaluation(files=files("main.py", "a", "a/b/c")))
     assert (refused.reason, refused.path) == ("INVALID_FIELD", "files[2].path")

@@ -102,6 +102,26 @@ async def test_a_caller_who_leaves_cancels_nothing(scheduler: Scheduler, executo
     await until_status(scheduler, job.evaluation_id, Status.COMPLETED)
 
 
+async def test_what_was_leased_for_callers_who_left_is_handed_out_at_once(
+    scheduler: Scheduler, executor: Executor
+) -> None:
+    await executor.heartbeat(slots=64)
+    began = time.monotonic()
+    await create(scheduler)
+    took = time.monotonic() - began
+    for part in range(30):
+        call = scheduler.commands.CreateEvaluation(pb2.CreateEvaluationRequest(evaluation=evaluation()))
+        await asyncio.sleep(part * took / 20)
+        call.cancel()
+    await asyncio.sleep(1)  # what is under way is stored
+    stored = await scheduler.queries.ListEvaluations(queries_pb2.ListEvaluationsRequest(page_size=100))
+    left = {each.id for each in stored.evaluations}
+    assert len(left) > 1
+    async with asyncio.timeout(LEASE_SECONDS / 2):  # before any lease lapses
+        while left:
+            left.discard((await executor.job()).evaluation_id)
+
+
 async def test_a_request_id_makes_a_repetition_safe(scheduler: Scheduler) -> None:
     first = await create(scheduler, request_id="same")
     assert (await create(scheduler, request_id="same")).id == first.id

@@ -217,6 +217,20 @@ async def test_a_store_that_stops_hands_back_what_it_has(fresh_nats: NatsServer,
                 await eventually(lambda: completed(store, run))
 
 
+async def test_a_store_stops_though_its_stream_cannot_be_made(own_store: Store, fresh_nats: NatsServer) -> None:
+    await asyncio.to_thread(fresh_nats.kill)
+    await eventually(lambda: _true(not own_store.messaging.is_connected))
+    consumer = AttemptsConsumer(
+        own_store.messaging, own_store.ledger, start_telemetry("store-test").tracer, stream_max_bytes=MAX_BYTES
+    )
+    running = asyncio.create_task(consumer.run(), name="consumer")
+    await asyncio.sleep(0.2)
+    assert not consumer.ready
+    async with asyncio.timeout(20):
+        await consumer.stop()
+        await running
+
+
 async def test_a_broker_that_was_restarted_is_pulled_from_again(own_store: Store, fresh_nats: NatsServer) -> None:
     run = await queued_run(own_store)
     async with consuming(own_store):

@@ -223,7 +223,10 @@ class CallPipeline(grpc.aio.ServerInterceptor):
             async with scope:
                 if method.watch:
                     self._watching.add(scope)
-                answer = await call()
+                try:
+                    answer = await call()
+                finally:
+                    self._watching.discard(scope)  # before it is left: what is answered after that is not ended
             # A servicer may have set a code without raising; None is OK.
             code = cast("grpc.StatusCode | None", context.code()) or grpc.StatusCode.OK
         except asyncio.CancelledError:
@@ -249,7 +252,6 @@ class CallPipeline(grpc.aio.ServerInterceptor):
                 log.error("call.failed", method=method.full, reason=error.reason, exc_info=exc)
             await self._refuse(context, error)
         finally:
-            self._watching.discard(scope)
             in_flight.dec()
             metrics.SERVER_SECONDS.labels(method.service, method.name, code.name).observe(time.perf_counter() - started)
             span.set_attribute("rpc.response.status_code", code.name)

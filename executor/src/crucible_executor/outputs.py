@@ -5,6 +5,7 @@ Owns no network. One `OutputStream` is one of the two streams of one run.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import deque
 from dataclasses import dataclass
@@ -154,7 +155,8 @@ class OutputStream:
     def close(self) -> None:
         """Removes the file."""
         if self._spool is not None:
-            self._spool.close()
+            with contextlib.suppress(OSError):  # what found no room is written once more, and finds none
+                self._spool.close()
 
     def _cut(self) -> int:
         end = min(len(self._pending), OUTPUT_MESSAGE_BYTES)

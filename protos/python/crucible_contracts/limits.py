@@ -1,5 +1,7 @@
 """Figures of the protocol that more than one service counts on."""
 
+from collections.abc import Iterable
+
 LEASE_SECONDS = 15.0
 """L: how long a lease holds without a heartbeat."""
 
@@ -26,3 +28,11 @@ OUTPUT_PREVIEW_BYTES = 32 * 1024
 
 MESSAGE_BYTES = 64 * 1024 * 1024
 """Largest gRPC message between services."""
+
+DISK_PAGE_BYTES = 4096
+"""Each file takes a multiple of this of `Limits.disk_bytes`."""
+
+
+def disk_taken(file_bytes: Iterable[int]) -> int:
+    """What files of these sizes take of `Limits.disk_bytes`."""
+    return sum(-(-size // DISK_PAGE_BYTES) * DISK_PAGE_BYTES for size in file_bytes)

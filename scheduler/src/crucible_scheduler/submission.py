@@ -78,6 +78,7 @@ class Submitter:
         self._pool = pool
         self._dispatch = dispatch
         self._waiting: set[asyncio.Timeout] = set()
+        self._storing: set[asyncio.Task[Sequence[evaluation_pb2.Evaluation]]] = set()
         self._stopping = False
 
     async def submit(
@@ -97,6 +98,13 @@ class Submitter:
             except admission.RefusedError as exc:
                 raise _refusal(exc, submission.path) from exc
             new.append(self._new(admitted, submission.request.request_id, traceparent))
+        # Who leaves now does not take along what the store commits all the same, leases of others' among it.
+        storing = asyncio.get_running_loop().create_task(self._store(new), name="store-evaluations")
+        self._storing.add(storing)
+        storing.add_done_callback(self._stored)
+        return await asyncio.shield(storing)
+
+    async def _store(self, new: Sequence[ledger_service_pb2.NewEvaluation]) -> Sequence[evaluation_pb2.Evaluation]:
         # A batch is for throughput: its write holds up nobody else's leases.
         stored = await self._evaluations.create(new, lease=len(new) == 1 and self._dispatch.able)
         if stored.jobs:
@@ -105,6 +113,11 @@ class Submitter:
             self._dispatch.wake()
         await asyncio.sleep(0)  # jobs go out before anything else is done
         return stored.evaluations
+
+    def _stored(self, storing: asyncio.Task[Sequence[evaluation_pb2.Evaluation]]) -> None:
+        self._storing.discard(storing)
+        if not storing.cancelled():
+            storing.exception()  # where its caller has left, nobody else asks for it
 
     async def run(self, submission: Submission, *, seconds: float, traceparent: str) -> evaluation_pb2.Evaluation:
         """Stores it and waits for its end, at most `seconds`; then gives its last known state. Raises as `submit`.

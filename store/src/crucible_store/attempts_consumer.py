@@ -125,7 +125,8 @@ class AttemptsConsumer:
         try:
             while not self._stopping.is_set():
                 if self._stream_in_doubt:
-                    await ensure_stream(self._messaging, max_bytes=self._stream_max_bytes)
+                    if not await self._ensured():
+                        break
                     self._stream_in_doubt = False
                 fresh = await self._puller.messages(TRY_SECONDS if self._held else IDLE_SECONDS)
                 batch = self._with_held(await self._gathered([_in_hand(message) for message in fresh]))
@@ -149,6 +150,20 @@ class AttemptsConsumer:
                 continue
             for message in [*(item.message for item in self._in_hand()), *self._puller.queued]:
                 await _tell(message.in_progress())
+
+    async def _ensured(self) -> bool:
+        """Whether the stream is there; False: this store stops before it could be made."""
+        loop = asyncio.get_running_loop()
+        making = loop.create_task(ensure_stream(self._messaging, max_bytes=self._stream_max_bytes), name="make-stream")
+        stopping = loop.create_task(self._stopping.wait(), name="until-stopping")
+        try:
+            await asyncio.wait({making, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if making.done():
+                making.result()
+            return making.done()
+        finally:
+            making.cancel()
+            stopping.cancel()
 
     def _in_hand(self) -> list[_InHand]:
         return [*self._working, *self._held.values()]

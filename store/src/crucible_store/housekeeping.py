@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from crucible_chassis.logs import get_logger
 from crucible_store.database import Database, DatabaseAwayError
 from crucible_store.domain.states import Status
-from crucible_store.ledger.hot import LEASED_SQL
+from crucible_store.reading import LEASED_SQL
 from crucible_store.schema import SCHEMA_REVISION
 from crucible_store.transaction import Transaction
 

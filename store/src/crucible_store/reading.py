@@ -38,6 +38,9 @@ FULL = sa.select(
 _BY_ID = FULL.where(evaluations.c.id == sa.bindparam("id"))
 _BY_IDS = FULL.where(evaluations.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(evaluations.c.id.type))))
 
+LEASED_SQL = ", ".join(str(int(status)) for status in sorted(LEASED))
+"""The states that hold a lease, as literals: a parameter would hide the partial index from the planner."""
+
 LIVE_EXECUTORS = f"""
 SELECT pool, slots, runtimes FROM executors
 WHERE slots > 0 AND last_seen > clock_timestamp() - interval '{LEASE_SECONDS} s'
@@ -45,7 +48,6 @@ WHERE slots > 0 AND last_seen > clock_timestamp() - interval '{LEASE_SECONDS} s'
 """Executors that can take something; one that drains announces no slot."""
 
 # Literals, as in the ledger: a parameter would hide the partial index from the planner.
-_LEASED = ", ".join(str(int(status)) for status in sorted(LEASED))
 
 _POOLS = sa.text(f"""
 WITH live AS MATERIALIZED ({LIVE_EXECUTORS})
@@ -53,7 +55,7 @@ SELECT asked.name,
     (SELECT coalesce(sum(slots), 0) FROM live WHERE pool = asked.name) AS slots,
     ARRAY(SELECT DISTINCT unnest(runtimes) FROM live WHERE pool = asked.name) AS runtimes,
     (SELECT count(*) FROM evaluations
-     WHERE pool = asked.name AND status IN ({_LEASED}) AND lease_until > clock_timestamp()) AS leases
+     WHERE pool = asked.name AND status IN ({LEASED_SQL}) AND lease_until > clock_timestamp()) AS leases
 FROM unnest(CAST(:pools AS text[])) AS asked(name)
 """)  # noqa: S608  constants
 

@@ -111,7 +111,7 @@ class Watchtower:
                 else:
                     self._subscriptions[evaluation] = subscription
             if self._messaging.is_connected:
-                await self._messaging.nc.flush(CONFIRM_SECONDS)
+                await self._messaging.confirm(timeout=CONFIRM_SECONDS)
         except (nats.errors.Error, OSError, TimeoutError) as exc:
             log.warning("events.not_subscribed", error=type(exc).__name__)
 

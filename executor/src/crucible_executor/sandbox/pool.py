@@ -136,7 +136,7 @@ class SandboxPool:
         if sandbox is None:
             self.claims.cold += 1
             sandbox = await self._driver.boot(runtime, disk_bytes=disk_bytes)
-        self._out.add(sandbox)
+        self._out = {each for each in self._out if each.alive} | {sandbox}
         return sandbox
 
     async def _claim(self, runtime: str, disk_bytes: int) -> Sandbox | None:
@@ -239,7 +239,7 @@ class SandboxPool:
                     sandbox.hurry()
                 await sandbox.boot()
             except BaseException:
-                await sandbox.close()
+                self._discard(sandbox)  # who waits for this boot does not wait for its removal
                 raise
         except Exception as error:  # noqa: BLE001 - the pool outlives any boot of its own
             shelf.backoff = min(2 * shelf.backoff or FIRST_BACKOFF, LAST_BACKOFF)

@@ -69,7 +69,7 @@ class SelfTest(_Strict):
 class RuntimeDefinition(_Strict):
     """One runtime: what is in its image and how a program starts in it."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9.-]{0,62}$")
     display_name: str
     launcher: LauncherKind
     packages: tuple[str, ...] = Field(strict=False)

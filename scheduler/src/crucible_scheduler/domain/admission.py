@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from crucible.internal.v1 import job_pb2
 from crucible.v1 import evaluation_pb2, runtime_pb2
+from crucible_contracts.limits import DISK_PAGE_BYTES, disk_taken
 
 REQUEST_HASH_VERSION = "v1"
 """How `request_hash` is made. A change of it makes every older request id unusable for a retry."""
@@ -77,6 +78,7 @@ def admit(submitted: evaluation_pb2.Evaluation, runtime: runtime_pb2.Runtime) ->
     request_hash = _hash(evaluation)
     program = _program(evaluation, runtime.entrypoint)
     evaluation.limits.CopyFrom(_limits(evaluation.limits, runtime))
+    _refuse_files_without_room(program, evaluation.limits.disk_bytes)
     if evaluation.priority == evaluation_pb2.Evaluation.PRIORITY_UNSPECIFIED:
         evaluation.priority = evaluation_pb2.Evaluation.NORMAL
     return Admitted(evaluation, program, request_hash)
@@ -141,6 +143,17 @@ def _program(evaluation: evaluation_pb2.Evaluation, default_entrypoint: str) -> 
             f"none of the files is {program.entrypoint!r}, which is to be run; add it, or choose another one here",
         )
     return program
+
+
+def _refuse_files_without_room(program: job_pb2.Program, disk_bytes: int) -> None:
+    needed = disk_taken(len(file.data) for file in program.files)
+    if needed > disk_bytes:
+        raise RefusedError(
+            "INVALID_FIELD",
+            "limits.disk_bytes",
+            f"the files take {needed} bytes of disk, each a multiple of {DISK_PAGE_BYTES}, and the limit is "
+            f"{disk_bytes}; raise it, or send less",
+        )
 
 
 def _refuse_files_that_are_folders(paths: Iterable[str]) -> None:

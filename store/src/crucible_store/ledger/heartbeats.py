@@ -12,7 +12,8 @@ from crucible.internal.v1 import heartbeat_pb2
 from crucible_store import convert
 from crucible_store.domain.replies import Lease, reply
 from crucible_store.domain.states import Status
-from crucible_store.ledger.hot import LEASED_SQL, arrays, unnest
+from crucible_store.ledger.hot import arrays, unnest
+from crucible_store.reading import LEASED_SQL
 from crucible_store.transaction import Rows, Transaction
 
 _ANNOUNCE = sa.text("""

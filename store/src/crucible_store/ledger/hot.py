@@ -11,11 +11,9 @@ import sqlalchemy as sa
 
 from crucible_store.convert import Columns, Ending, StoredEvent, StoredResult
 from crucible_store.domain.rows import AttemptRecord, Row
-from crucible_store.domain.states import FINAL, LEASED, Cause, Reason, Status
+from crucible_store.domain.states import FINAL, Cause, Reason, Status
 from crucible_store.transaction import Transaction
 
-LEASED_SQL = ", ".join(str(int(status)) for status in sorted(LEASED))
-"""The states that hold a lease, as literals: a parameter would hide the partial index from the planner."""
 _DISPATCHED = int(Status.DISPATCHED)
 
 _WRITTEN = {

@@ -13,8 +13,8 @@ from crucible_store import convert
 from crucible_store.convert import StoredEvent
 from crucible_store.domain.rows import Row
 from crucible_store.domain.states import Status, Trigger, move
-from crucible_store.ledger.hot import COLUMNS, INSERT_EVENTS, LEASED_SQL, event_arrays, row_of
-from crucible_store.reading import LIVE_EXECUTORS
+from crucible_store.ledger.hot import COLUMNS, INSERT_EVENTS, event_arrays, row_of
+from crucible_store.reading import LEASED_SQL, LIVE_EXECUTORS
 from crucible_store.transaction import Transaction
 
 MAX_LEASES = 64

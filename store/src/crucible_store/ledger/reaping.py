@@ -11,7 +11,8 @@ from crucible.internal.v1 import ledger_service_pb2
 from crucible_store import convert
 from crucible_store.domain.judging import judge
 from crucible_store.domain.states import Cause, Status
-from crucible_store.ledger.hot import LEASED_SQL, Changes, arrays, row_of, unnest, write
+from crucible_store.ledger.hot import Changes, arrays, row_of, unnest, write
+from crucible_store.reading import LEASED_SQL
 from crucible_store.transaction import Transaction
 
 _LAPSED = f"status IN ({LEASED_SQL}) AND lease_until < clock_timestamp()"

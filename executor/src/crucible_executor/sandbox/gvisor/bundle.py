@@ -11,11 +11,11 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from crucible_contracts.limits import disk_taken
 from crucible_executor.sandbox.gvisor.spec import CHANNEL_FD, WORK_DIR, environment, launcher_command
 from crucible_executor.sandbox.port import InvalidProgramError, Program, ProgramFile, SandboxLimits
 from crucible_executor.sandbox.runtimes import RuntimeDefinition
 
-_PAGE = 4096
 _NAME_BYTES = 255
 _READ_AT_START = re.compile(r"PYTHON|LD_|LC_|LANG|TZ|HOME$|GLIBC_|MALLOC_|LOC")
 """Environment variables that Python, its C library or the dynamic loader read before the program is there."""
@@ -88,7 +88,7 @@ def _check_files(files: Sequence[ProgramFile], entrypoint: str, disk_bytes: int)
         raise InvalidProgramError(f"files: {min(clash)!r} is both a file and a folder")
     if entrypoint not in seen:
         raise InvalidProgramError(f"entrypoint: {entrypoint!r} is none of the files")
-    needed = sum(-(-len(file.data) // _PAGE) * _PAGE for file in files)
+    needed = disk_taken(len(file.data) for file in files)
     if needed > disk_bytes:
         raise InvalidProgramError(f"files: they need {needed} bytes of disk, the limit is {disk_bytes}")
 
