@@ -91,6 +91,16 @@ async def test_run_waits_for_the_end_or_answers_with_the_present_state(
     assert ((await call).id, (await call).status) == (waiting.id, Status.COMPLETED)
 
 
+async def test_who_waits_is_answered_before_its_deadline(scheduler: Scheduler) -> None:
+    """As after gRPC has repeated a call at another server: little is left of its deadline, and all of its wait."""
+    request = pb2.RunEvaluationRequest(evaluation=evaluation())
+    request.timeout.FromSeconds(30)
+    accepted = await scheduler.commands.RunEvaluation(request, timeout=4)
+    assert accepted.status == Status.QUEUED
+    wait = queries_pb2.WaitEvaluationRequest(id=accepted.id)
+    assert (await scheduler.queries.WaitEvaluation(wait, timeout=2)).id == accepted.id
+
+
 async def test_a_caller_who_leaves_cancels_nothing(scheduler: Scheduler, executor: Executor) -> None:
     call = scheduler.commands.RunEvaluation(pb2.RunEvaluationRequest(evaluation=evaluation()))
     await executor.heartbeat()

@@ -29,6 +29,8 @@ from crucible_chassis.validation import RequestValidator
 
 DEFAULT_UNARY_SECONDS = 60.0
 """Time given to a unary call whose client set no deadline."""
+ANSWER_SECONDS = 1.0
+"""Left of a call's deadline, for the answer to one that waited."""
 
 # A client's own mistakes and refusals are no failures of this service (OpenTelemetry's rule for server spans).
 _SERVER_FAULTS = frozenset(
@@ -72,6 +74,15 @@ class _Handler:
     unary_stream: Callable[[Any, Context], Awaitable[Any]] | None = None
     stream_unary: Callable[[Any, Context], Awaitable[Any]] | None = None
     stream_stream: Callable[[Any, Context], Awaitable[Any]] | None = None
+
+
+def before_deadline(context: Context, seconds: float) -> float:
+    """How long a servicer may wait that was asked to wait `seconds`, and still answer in time.
+
+    A call that gRPC repeats at another server keeps the deadline that the first one had.
+    """
+    left = cast("float | None", context.time_remaining())
+    return seconds if left is None else max(0.0, min(seconds, left - ANSWER_SECONDS))
 
 
 class CallPipeline(grpc.aio.ServerInterceptor):

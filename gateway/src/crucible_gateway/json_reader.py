@@ -31,8 +31,6 @@ MAX_DEPTH = 64
 MAX_KEY_CHARS = 64
 """Of a caller's key in the name of a fault."""
 
-_TREES = frozenset({"Struct", "Value", "ListValue", "Any"})
-
 
 class WrongValueError(ValueError):
     """A value does not fit its field. Its words may be shown to the caller."""
@@ -78,7 +76,7 @@ def read_message(value: object, message: Message, path: str, faults: Faults, dep
             return
         field = names.get(key)
         if field is None:
-            faults.add(_join(path, key[:MAX_KEY_CHARS]), _unknown(key, descriptor))
+            faults.add(_join(path, _shown(key)), _unknown(key, descriptor))
             continue
         name = _join(path, field.json_name)
         if field.name in seen:
@@ -184,7 +182,7 @@ def _read_map(
     for key, element in cast("dict[str, object]", item).items():
         if faults.full:
             return
-        place = f"{name}[{json.dumps(key[:MAX_KEY_CHARS], ensure_ascii=False)}]"
+        place = f"{name}[{json.dumps(_shown(key), ensure_ascii=False)}]"
         if element is None and not _takes_null(value_field):
             faults.add(place, "must not be null")
             continue
@@ -258,16 +256,27 @@ def _read_bytes(value: object) -> bytes:
         raise WrongValueError(msg) from exc
 
 
+@functools.cache
+def _entries(enum: EnumDescriptor) -> dict[str, int]:
+    return {entry.name: entry.number for entry in enum.values}
+
+
 def _read_enum(value: object, enum: EnumDescriptor) -> int:
-    if isinstance(value, str) and value in enum.values_by_name:
-        return enum.values_by_name[value].number
+    # Not `in values_by_name`, which raises where the text has an unpaired surrogate.
+    if isinstance(value, str) and (entry := _entries(enum).get(value)) is not None:
+        return entry
     if isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31:
         # An unknown number is the contract's to refuse.
         return value
     names = ", ".join(entry.name for entry in enum.values if entry.number)
-    given = json.dumps(value[:MAX_KEY_CHARS], ensure_ascii=False) if isinstance(value, str) else _kind(value)
+    given = json.dumps(_shown(value), ensure_ascii=False) if isinstance(value, str) else _kind(value)
     msg = f"must be one of {names}, not {given}"
     raise WrongValueError(msg)
+
+
+def _shown(text: str) -> str:
+    """A caller's text as it may stand in an answer."""
+    return text[:MAX_KEY_CHARS].encode(errors="replace").decode()
 
 
 def _integer(bits: int, *, signed: bool) -> Callable[[object], int]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import grpc.aio
 
 from crucible.v1 import evaluation_pb2, evaluation_service_pb2, evaluation_service_pb2_grpc
+from crucible_chassis.calls import before_deadline
 from crucible_chassis.telemetry import inject_context
 from crucible_scheduler.submission import Submission, Submitter
 
@@ -58,7 +59,8 @@ class EvaluationServicer(evaluation_service_pb2_grpc.EvaluationServiceServicer):
         self, request: evaluation_service_pb2.RunEvaluationRequest, context: Context
     ) -> evaluation_pb2.Evaluation:
         """Accepts one and waits for its end."""
-        seconds = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else DEFAULT_RUN_SECONDS
+        asked = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else DEFAULT_RUN_SECONDS
+        seconds = before_deadline(context, asked)
         create = evaluation_service_pb2.CreateEvaluationRequest(
             evaluation=request.evaluation, request_id=request.request_id
         )

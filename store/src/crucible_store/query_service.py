@@ -13,6 +13,7 @@ from google.api import httpbody_pb2  # pyright: ignore[reportMissingTypeStubs]  
 from crucible.v1 import evaluation_pb2, event_pb2
 from crucible.v1 import evaluation_query_service_pb2 as pb2
 from crucible.v1 import evaluation_query_service_pb2_grpc as pb2_grpc
+from crucible_chassis.calls import before_deadline
 from crucible_contracts import DEFAULT_TENANT
 from crucible_contracts.policy import STREAM_OPEN
 from crucible_store.database import Database
@@ -53,8 +54,8 @@ class EvaluationQueryService(pb2_grpc.EvaluationQueryServiceServicer):
 
     async def WaitEvaluation(self, request: pb2.WaitEvaluationRequest, context: Context) -> evaluation_pb2.Evaluation:
         """Waits for an evaluation's end."""
-        seconds = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else DEFAULT_WAIT_SECONDS
-        return await self._histories.wait(_id(request.id), seconds=seconds)
+        asked = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else DEFAULT_WAIT_SECONDS
+        return await self._histories.wait(_id(request.id), seconds=before_deadline(context, asked))
 
     async def ListEvents(self, request: pb2.ListEventsRequest, context: Context) -> pb2.ListEventsResponse:
         """Lists the events of an evaluation in order."""

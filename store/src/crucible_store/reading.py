@@ -47,8 +47,6 @@ WHERE slots > 0 AND last_seen > clock_timestamp() - interval '{LEASE_SECONDS} s'
 """  # noqa: S608  a constant
 """Executors that can take something; one that drains announces no slot."""
 
-# Literals, as in the ledger: a parameter would hide the partial index from the planner.
-
 _POOLS = sa.text(f"""
 WITH live AS MATERIALIZED ({LIVE_EXECUTORS})
 SELECT asked.name,

@@ -392,7 +392,7 @@ class Limits(_message.Message):
     memory_bytes: _builtins.int
     """Memory of the program in bytes. Default 256 MiB, 16 MiB to 4 GiB."""
     disk_bytes: _builtins.int
-    """Bytes the program may write to files. Default 64 MiB, 1 MiB to 1 GiB."""
+    """Bytes of files, the program's own among them, each a multiple of 4,096. Default 64 MiB, 1 MiB to 1 GiB."""
     output_bytes: _builtins.int
     """Bytes kept of each output stream; a program that writes more is stopped. Default 1 MiB, 1 B to 64 MiB."""
     processes: _builtins.int
