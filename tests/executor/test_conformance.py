@@ -18,7 +18,7 @@ from .conftest import LIMITS, Collected
 
 PROGRAMS = load_programs()
 NEW = {"PYTHON_NEW": "1"}
-"""Any variable of Python's own makes the launcher start a new interpreter."""
+"""Any variable of Python's own makes the starter start a new interpreter."""
 IN_PLACE = {"CALLED": "here"}
 
 

@@ -186,7 +186,7 @@ def test_what_a_runtime_does_not_allow_is_refused(sandbox_config: GvisorConfig, 
     assert json.loads(written[0]) == json.loads(written[1])
     assert not any(identity in text for identity in (ours, other) for text in written)
     definition = images.index().runtimes["python"].definition
-    assert json.loads(written[0])["process"]["args"] == spec.launcher_command(definition)
+    assert json.loads(written[0])["process"]["args"] == spec.starter_command(definition)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def python_for_all() -> tuple[str, str]:
     release = f"{sys.version_info.major}.{sys.version_info.minor}"
     python = f"/usr/bin/python{release}"
     if not Path(python).exists():
-        pytest.skip(f"neither {sys.executable} nor {python} is there for every user to run")
+        pytest.fail(f"install {python}, or move the checkout: {sys.executable} is closed to other users")
     folders = [folder for folder in sys.path if Path(folder).is_dir() and not first_closed([folder], NOBODY)]
     return python, os.pathsep.join(folders)
 

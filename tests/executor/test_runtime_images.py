@@ -88,7 +88,7 @@ def test_no_index_is_an_image_fault(tmp_path: Path) -> None:
     [
         (("default_entrypoint", "default_entry"), "default_entry"),
         (("wall_time = 10", "wall_time = -1"), "wall_time"),
-        (('launcher = "python"', 'launcher = "perl"'), "launcher"),
+        (('starter = "python"', 'starter = "perl"'), "starter"),
         (('name = "python"', 'name = "snake"'), "folder"),
     ],
 )

@@ -116,11 +116,9 @@ def test_a_panic_beside_a_known_end_changes_nothing() -> None:
     assert judge(Facts(wait_status=0, panic="panic: late", log="late")).outcome is Outcome.SUCCEEDED
 
 
-@pytest.mark.parametrize(
-    "facts", [Facts(wait_status=70 << 8, launched=False), Facts(wait_status=0, launcher_error="no")]
-)
+@pytest.mark.parametrize("facts", [Facts(wait_status=70 << 8, begun=False), Facts(wait_status=0, starter_error="no")])
 def test_a_program_that_never_ran_gives_no_verdict(facts: Facts) -> None:
-    with pytest.raises(SandboxFault, match="launcher") as caught:
+    with pytest.raises(SandboxFault, match="starter") as caught:
         judge(facts)
     assert caught.value.cause is Cause.SANDBOX
 

@@ -37,8 +37,8 @@ SUITE = "bookworm"
 EPOCH = "1735689600"
 """The one modification time of all files, for images that can be built again bit by bit."""
 IMAGE_UUID = "c0c1b1e0-0000-4000-8000-000000000001"
-LAUNCHERS = {"python": "python.py", "sh": "sh.sh"}
-LAUNCHER_FOLDER = "usr/lib/crucible"
+STARTERS = {"python": "python.py", "sh": "sh.sh"}
+STARTER_FOLDER = "usr/lib/crucible"
 MOUNT_POINTS = ("proc", "sys", "dev", "dev/shm", "tmp", "work")
 KEEP_OUT = ("doc", "man", "info", "locale", "lintian", "bug", "bash-completion", "common-licenses", "doc-base")
 STRIP = (
@@ -104,7 +104,7 @@ def _inputs(definition: RuntimeDefinition, source: Path) -> str:
     overlay = sorted(path for path in _overlay(definition, source).rglob("*") if path.is_file())
     parts = [RECIPE, SUITE, EPOCH, definition.model_dump_json()]
     parts += [
-        f"{path.relative_to(source)}\0{path.read_bytes().hex()}" for path in (_launcher(definition, source), *overlay)
+        f"{path.relative_to(source)}\0{path.read_bytes().hex()}" for path in (_starter(definition, source), *overlay)
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -114,8 +114,8 @@ def _overlay(definition: RuntimeDefinition, source: Path) -> Path:
     return source / definition.name / "root"
 
 
-def _launcher(definition: RuntimeDefinition, source: Path) -> Path:
-    return source / "launchers" / LAUNCHERS[definition.launcher]
+def _starter(definition: RuntimeDefinition, source: Path) -> Path:
+    return source / "starters" / STARTERS[definition.starter]
 
 
 def _up_to_date(image: BuiltImage | None, inputs: str, output: Path) -> bool:
@@ -141,7 +141,7 @@ def _build(definition: RuntimeDefinition, inputs: str, source: Path, output: Pat
         _say(f"{definition.name}: installing Debian {SUITE} with {packages}")
         _bootstrap(definition, root)
         _say(f"{definition.name}: preparing the root file system")
-        _install_launcher(definition, source, root)
+        _install_starter(definition, source, root)
         if _overlay(definition, source).is_dir():
             shutil.copytree(_overlay(definition, source), root, dirs_exist_ok=True, symlinks=True)
         _precompile(root)
@@ -172,10 +172,10 @@ def _bootstrap(definition: RuntimeDefinition, root: Path) -> None:
     _run("mmdebstrap", "--quiet", "--variant=minbase", "--format=directory", *exclude, *include, SUITE, str(root))
 
 
-def _install_launcher(definition: RuntimeDefinition, source: Path, root: Path) -> None:
-    folder = root / LAUNCHER_FOLDER
+def _install_starter(definition: RuntimeDefinition, source: Path, root: Path) -> None:
+    folder = root / STARTER_FOLDER
     folder.mkdir(parents=True)
-    shutil.copyfile(_launcher(definition, source), folder / LAUNCHERS[definition.launcher])
+    shutil.copyfile(_starter(definition, source), folder / STARTERS[definition.starter])
 
 
 def _precompile(root: Path) -> None:

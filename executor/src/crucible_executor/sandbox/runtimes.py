@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from crucible_executor.sandbox.command_line import command_line
 from crucible_executor.sandbox.port import Program, ProgramFile, SandboxLimits
 
-LauncherKind = Literal["python", "sh"]
+StarterKind = Literal["python", "sh"]
 
 
 class _Strict(BaseModel):
@@ -71,7 +71,7 @@ class RuntimeDefinition(_Strict):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9.-]{0,62}$")
     display_name: str
-    launcher: LauncherKind
+    starter: StarterKind
     packages: tuple[str, ...] = Field(strict=False)
     command: tuple[str, ...] = Field(strict=False, min_length=1)
     version_command: tuple[str, ...] = Field(strict=False, min_length=1)

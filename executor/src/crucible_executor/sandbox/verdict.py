@@ -35,8 +35,8 @@ class Facts:
     """Set when a limit made us kill the sandbox before its end was known."""
     wait_status: int | None = None
     """Raw wait status of the program's first process, from the sentry's trace point; None when that died with it."""
-    launched: bool = True
-    """The launcher said that it handed over to the program."""
+    begun: bool = True
+    """The starter said that it handed over to the program."""
     cpu_exceeded: bool = False
     """More CPU time was used than allowed, whether or not the kill came in time."""
     output_exceeded: bool = False
@@ -45,8 +45,8 @@ class Facts:
     """Processes that the kernel killed for memory since delivery."""
     memory_limit_reached: bool = False
     """The sandbox's own limit was what was reached; otherwise the machine was out of memory."""
-    launcher_error: str = ""
-    """What the launcher said when it could not start the program."""
+    starter_error: str = ""
+    """What the starter said when it could not start the program."""
     panic: str = ""
     """The beginning of the sentry's panic log."""
     log: str = ""
@@ -101,8 +101,8 @@ def _raise_fault(facts: Facts, *, limited: bool) -> None:
         return
     if facts.oom_kills:
         raise SandboxFault(Cause.INFRASTRUCTURE, "the machine ran out of memory, below the sandbox's own limit")
-    if facts.launcher_error or not facts.launched:
-        raise SandboxFault(Cause.SANDBOX, _detail("the launcher did not start the program", facts))
+    if facts.starter_error or not facts.begun:
+        raise SandboxFault(Cause.SANDBOX, _detail("the starter did not start the program", facts))
     if facts.wait_status is None:
         raise SandboxFault(Cause.SANDBOX, _detail("the sandbox died without telling how its program ended", facts))
 
@@ -116,7 +116,7 @@ def _detail(what: str, facts: Facts) -> str:
 
 
 def _texts(facts: Facts) -> tuple[tuple[str, str], ...]:
-    return ("launcher", facts.launcher_error), ("sentry", _last_words(facts.panic)), ("log", facts.log)
+    return ("starter", facts.starter_error), ("sentry", _last_words(facts.panic)), ("log", facts.log)
 
 
 def _last_words(told: str) -> str:

@@ -1,4 +1,4 @@
-#: tries = "saying on every descriptor what a launcher says, and what a result looks like"
+#: tries = "saying on every descriptor what a starter says, and what a result looks like"
 #: outcomes = ["NONZERO_EXIT"]
 #: exit_code = 3
 #: stdout = "R?G?.*SUCCEEDED.*"

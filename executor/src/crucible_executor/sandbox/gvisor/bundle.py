@@ -1,6 +1,6 @@
-"""A program as the bytes that its launcher reads: the one way in which anything of a caller's enters a sandbox.
+"""A program as the bytes that its starter reads: the one way in which anything of a caller's enters a sandbox.
 
-The formats are those that `deploy/runtimes/launchers` describe.
+The formats are those that `deploy/runtimes/starters` describe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from crucible_contracts.limits import disk_taken
-from crucible_executor.sandbox.gvisor.spec import CHANNEL_FD, WORK_DIR, environment, launcher_command
+from crucible_executor.sandbox.gvisor.spec import CHANNEL_FD, WORK_DIR, environment, starter_command
 from crucible_executor.sandbox.port import InvalidProgramError, Program, ProgramFile, SandboxLimits
 from crucible_executor.sandbox.runtimes import RuntimeDefinition
 
@@ -52,7 +52,7 @@ def prepare(definition: RuntimeDefinition, program: Program, limits: SandboxLimi
         if not name or "=" in name:
             raise InvalidProgramError(f"env: {name!r} is no name")
     argv = definition.argv(entrypoint, tuple(program.args))
-    booted = launcher_command(definition)
+    booted = starter_command(definition)
     return Launch(
         argv=argv,
         env={**environment(definition), **program.env},
@@ -103,7 +103,7 @@ def _check_word(place: str, word: str) -> None:
 
 
 def for_python(launch: Launch) -> bytes:
-    """The length-framed bundle that `launchers/python.py` reads."""
+    """The length-framed bundle that `starters/python.py` reads."""
     out = bytearray()
 
     def put(data: bytes) -> None:
@@ -125,7 +125,7 @@ def for_python(launch: Launch) -> bytes:
 
 
 def for_sh(launch: Launch) -> bytes:
-    """The tar archive that `launchers/sh.sh` unpacks: the program's files, and the script that becomes the program."""
+    """The tar archive that `starters/sh.sh` unpacks: the program's files, and the script that becomes the program."""
     words = [f"{name}={value}" for name, value in launch.env.items()]
     script = "\n".join(
         (

@@ -124,7 +124,7 @@ class Guest:
         return stdout, stderr
 
     def boot_noise(self) -> str:
-        """What was written to standard error before any program was delivered: runsc's and the launcher's own words."""
+        """What was written to standard error before any program was delivered: runsc's and the starter's own words."""
         if not self._output_fds:
             return ""
         os.set_blocking(self._output_fds[1], False)

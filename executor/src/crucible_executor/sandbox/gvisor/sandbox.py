@@ -40,7 +40,7 @@ from crucible_executor.sandbox.port import (
 from crucible_executor.sandbox.verdict import Facts, Kill, judge
 
 SEND_TIMEOUT: Final = 10.0
-"""Seconds for a waiting launcher to take its program; no more than the deadline's grace, which covers it."""
+"""Seconds for a waiting starter to take its program; no more than the deadline's grace, which covers it."""
 TICK: Final = 0.002
 """Seconds by which a timer may be early: uvloop counts milliseconds, and nobody is stopped before the limit."""
 SAID_BYTES: Final = 2048
@@ -142,7 +142,7 @@ class GvisorSandbox:
         return self._guest.cgroup.cpu_seconds()
 
     async def boot(self) -> None:
-        """Start it and wait for the launcher's word; the caller closes it, also after an error. Raises SandboxFault."""
+        """Start it and wait for the starter's word; the caller closes it, also after an error. Raises SandboxFault."""
         self._move(State.BOOTING)
         self._booted = datetime.now(UTC)
         try:
@@ -204,7 +204,7 @@ class GvisorSandbox:
         launch = bundle.prepare(self._image.definition, program, limits)
         if limits.disk_bytes != self._disk_bytes:
             raise InvalidProgramError(f"limits.disk_bytes: this sandbox was booted with {self._disk_bytes}")
-        package = _PACKAGE[self._image.definition.launcher](launch)
+        package = _PACKAGE[self._image.definition.starter](launch)
         self._move(State.DELIVERING)
         try:
             default = self._image.definition.limits.default
@@ -222,7 +222,7 @@ class GvisorSandbox:
             self._check_abandoned()
             raise
         except TimeoutError as error:
-            raise SandboxFault(Cause.SANDBOX, "the launcher did not take its program") from error
+            raise SandboxFault(Cause.SANDBOX, "the starter did not take its program") from error
         except ConnectionError as error:
             self._check_abandoned()
             raise SandboxFault(Cause.SANDBOX, "it died before it had its program") from error
@@ -397,12 +397,12 @@ class GvisorSandbox:
             Facts(
                 kill=self._kill,
                 wait_status=self._wait_status,
-                launched=said.startswith(_GO),
+                begun=said.startswith(_GO),
                 cpu_exceeded=meter.cpu_exceeded,
                 output_exceeded=stdout.truncated or stderr.truncated,
                 oom_kills=oom.kills,
                 memory_limit_reached=oom.limit_reached,
-                launcher_error=said[1:] if said.startswith(_ERROR) else "",
+                starter_error=said[1:] if said.startswith(_ERROR) else "",
                 panic=self._guest.panic.text,
                 log=self._guest.log.text,
                 supervisor_code=self._guest.supervisor_code,

@@ -48,7 +48,7 @@ class Startable(Protocol):
     """What of a runtime's definition says how its sandboxes are booted."""
 
     @property
-    def launcher(self) -> str:
+    def starter(self) -> str:
         """`python` or `sh`."""
         ...
 
@@ -68,15 +68,15 @@ class Startable(Protocol):
         ...
 
 
-def launcher_command(runtime: Startable) -> list[str]:
-    """What is booted. Python's launcher waits inside the start of the interpreter that runs the program."""
-    if runtime.launcher == "python":
+def starter_command(runtime: Startable) -> list[str]:
+    """What is booted. Python's starter waits inside the start of the interpreter that runs the program."""
+    if runtime.starter == "python":
         return list(command_line(runtime.command, runtime.default_entrypoint))
     return ["/bin/sh", "/usr/lib/crucible/sh.sh"]
 
 
 def environment(runtime: Startable) -> Mapping[str, str]:
-    """The environment of a program that adds nothing of its own, and of the launcher before it."""
+    """The environment of a program that adds nothing of its own, and of the starter before it."""
     return {**_BASE_ENVIRONMENT, **runtime.env}
 
 
@@ -95,7 +95,7 @@ def build(
     """The specification for `config.json`.
 
     `empty_root` is an empty folder that the specification must name although the root is the image. Processes and open
-    files are the most that any program may get: the launcher inside lowers them to the program's own.
+    files are the most that any program may get: the starter inside lowers them to the program's own.
     """
     limits = {
         "RLIMIT_NPROC": most.processes,
@@ -110,7 +110,7 @@ def build(
         "process": {
             "terminal": False,
             "user": {"uid": SANDBOX_UID, "gid": SANDBOX_UID},
-            "args": launcher_command(runtime),
+            "args": starter_command(runtime),
             "env": [f"{name}={value}" for name, value in environment(runtime).items()],
             "cwd": WORK_DIR,
             "capabilities": {kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")},

@@ -30,7 +30,7 @@ class Image:
     runtime: str
     path: Path
     digest: str
-    launcher: str
+    starter: str
     command: Sequence[str]
     default_entrypoint: str
     env: Mapping[str, str]
@@ -102,7 +102,7 @@ class Catalogue:
 
 def _image(folder: Path, runtime: str, entry: dict[str, Any]) -> Image:
     definition = entry["definition"]
-    kind, digest = str(definition["launcher"]), str(entry["digest"])
+    kind, digest = str(definition["starter"]), str(entry["digest"])
     name = digest.removeprefix("sha256:")
     if definition["name"] != runtime or kind not in ("python", "sh") or not name.isalnum():
         raise ValueError(f"the entry of {runtime}")
@@ -110,7 +110,7 @@ def _image(folder: Path, runtime: str, entry: dict[str, Any]) -> Image:
         runtime=runtime,
         path=folder / f"{name}.erofs",
         digest=digest,
-        launcher=kind,
+        starter=kind,
         command=[str(word) for word in definition["command"]],
         default_entrypoint=str(definition["default_entrypoint"]),
         env={str(name): str(value) for name, value in definition["env"].items()},

@@ -1,7 +1,7 @@
 """Each printed line reaches its watcher at once, although standard output is a pipe.
 
 And where the first process was started with a socket, the host holds its other end and the interpreter waits for its
-program: see launchers/python.py.
+program: see starters/python.py.
 """
 
 import sys
@@ -11,7 +11,7 @@ if sys.stdout is not None:
 
 
 def wait_for_program():
-    """Run the launcher, in the interpreter that the host booted and in no other."""
+    """Run the starter, in the interpreter that the host booted and in no other."""
     import posix
 
     try:
@@ -21,7 +21,7 @@ def wait_for_program():
         return
     with open("/usr/lib/crucible/python.py", "rb") as file:
         source = file.read()
-    namespace = {"__name__": "launcher"}
+    namespace = {"__name__": "starter"}
     try:
         exec(source, namespace)  # noqa: S102 - a file of ours on the read-only root
     finally:

@@ -1,10 +1,10 @@
-#: tries = "finding the launcher in its own memory"
+#: tries = "finding the starter in its own memory"
 #: stdout = "nothing\n"
 import gc
 import sys
 import types
 
-words = ("crucible", "launcher", "CHANNEL")
+words = ("crucible", "starter", "CHANNEL")
 found = [name for name in sys.modules if any(word in name for word in words)]
 for each in gc.get_objects():
     if isinstance(each, types.FunctionType) and any(word in each.__code__.co_filename for word in words):
