@@ -24,6 +24,7 @@ from crucible_executor.sandbox.port import (
     Cause,
     InvalidProgramError,
     Outcome,
+    ProgramFile,
     SandboxAbandoned,
     SandboxFault,
     SandboxLimits,
@@ -31,7 +32,7 @@ from crucible_executor.sandbox.port import (
 )
 from crucible_executor.sandbox.run import run_program
 
-from .conftest import LIMITS, SLOWNESS, Collected, leftovers, open_descriptors, program
+from .conftest import LIMITS, MIB, SLOWNESS, Collected, leftovers, open_descriptors, program
 
 SLEEPER = program("print('up', flush=True)\nimport time\ntime.sleep(1000)")
 
@@ -259,9 +260,18 @@ async def test_a_run_that_is_cancelled_while_its_end_is_collected_leaves_nothing
         await until(lambda: only_lasting(sandbox_config))
 
 
-async def test_abandoned_during_its_delivery(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
+@pytest.mark.parametrize(
+    ("file_bytes", "memory_bytes"),
+    [(1, LIMITS.memory_bytes // 2), (8 * MIB, LIMITS.memory_bytes)],
+    ids=["while its limits are put in force", "while it is sent"],
+)
+async def test_abandoned_during_its_delivery(
+    driver: GvisorDriver, sandbox_config: GvisorConfig, file_bytes: int, memory_bytes: int
+) -> None:
     sandbox = await driver.boot("python", disk_bytes=LIMITS.disk_bytes)
-    delivery = asyncio.create_task(sandbox.deliver(SLEEPER, LIMITS, Collected()), name="deliver")
+    sleeper = replace(SLEEPER, files=(*SLEEPER.files, ProgramFile("data", bytes(file_bytes))))
+    limits = replace(LIMITS, memory_bytes=memory_bytes)
+    delivery = asyncio.create_task(sandbox.deliver(sleeper, limits, Collected()), name="deliver")
     await asyncio.sleep(0)
     sandbox.abandon()
     with pytest.raises(SandboxAbandoned):
