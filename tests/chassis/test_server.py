@@ -259,6 +259,34 @@ async def test_too_many_calls_are_refused() -> None:
                 call.cancel()
 
 
+async def test_watches_leave_room_for_other_calls() -> None:
+    async def hang(request: Word, context: Context) -> None:
+        if request.text == "watch":
+            await asyncio.sleep(60)
+
+    async with (
+        running_echo(hang, watches=frozenset({"ServerStream"}), max_concurrent_calls=5) as echo,
+        grpc.aio.insecure_channel(echo.server.address) as channel,
+    ):
+        stub = EchoStub(channel)
+        calls = [stub.server_stream(word("watch")) for _ in range(4)]
+        try:
+            for call in calls:
+                await call.read()
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.server_stream(word("watch")).read()
+            error = from_rpc_error(caught.value)
+            assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+            assert (await stub.unary(word("short"))).text == "short"
+            calls.pop().cancel()
+            await eventually(lambda: bool(echo.servicer.cancelled))
+            calls.append(stub.server_stream(word("watch")))
+            await calls[-1].read()
+        finally:
+            for call in calls:
+                call.cancel()
+
+
 def test_clients_never_ping_more_often_than_servers_allow() -> None:
     server = dict(transport.server_options(1))
     client = dict(transport.client_options(1, ()))

@@ -97,6 +97,7 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         methods: Mapping[str, MethodDescriptor],
         *,
         watches: frozenset[str],
+        most_watches: int,
         error_domain: str,
         telemetry: Telemetry,
         validator: RequestValidator,
@@ -104,6 +105,7 @@ class CallPipeline(grpc.aio.ServerInterceptor):
     ) -> None:
         self._methods = methods
         self._watches = watches
+        self._most_watches = most_watches
         self._domain = error_domain
         self._tracer = telemetry.tracer
         self._validator = validator
@@ -233,6 +235,8 @@ class CallPipeline(grpc.aio.ServerInterceptor):
         try:
             async with scope:
                 if method.watch:
+                    if len(self._watching) >= self._most_watches:
+                        raise _full()
                     self._watching.add(scope)
                 try:
                     answer = await call()
@@ -312,6 +316,12 @@ def is_worth_logging(record: logging.LogRecord) -> bool:
     """A filter for grpc's own log, which takes a status that finds its client gone for an error of the servicer."""
     kind = record.exc_info[0] if record.exc_info else None
     return kind is None or not issubclass(kind, grpc.aio.InternalError)
+
+
+def _full() -> ServiceError:
+    return ServiceError(
+        grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE", "too many are waiting here; try again", retry_after=1
+    )
 
 
 def _malformed() -> ServiceError:

@@ -23,6 +23,8 @@ from crucible_chassis.validation import RequestValidator
 
 MAX_CONCURRENT_CALLS = 10_000
 """Calls served at once, watches included; more are refused with RESOURCE_EXHAUSTED."""
+WATCHES_SHARE = 0.8
+"""Of those: however many watch and wait, there is room for the calls that they wait for. More are UNAVAILABLE."""
 
 log = get_logger(__name__)
 
@@ -92,6 +94,7 @@ class GrpcServer:
         self._pipeline = CallPipeline(
             methods,
             watches=self._watches(),
+            most_watches=max(1, int(WATCHES_SHARE * self._max_concurrent_calls)),
             error_domain=self._error_domain,
             telemetry=self._telemetry,
             validator=RequestValidator(method.input_type for method in methods.values()),

@@ -50,7 +50,7 @@ _ECHOED = ("source", "files", "stdin", "stdin_bytes")
 )
 @click.option(
     "--in-flight",
-    type=click.IntRange(1, 10_000),
+    type=click.IntRange(1, 5_000),
     default=256,
     show_default=True,
     help="How many may be queued or running at one time.",
