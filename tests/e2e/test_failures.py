@@ -88,6 +88,18 @@ def test_so_many_at_once_all_end_each_once_though_a_part_dies(
     stack.wait_until_ready()
 
 
+def test_what_a_dead_executor_held_runs_again_though_the_store_stutters(stack: Stack) -> None:
+    source = "import time; time.sleep(8)"
+    held = stack.create({"runtime": "python", "source": source, "limits": {"wallTime": "60s"}})["id"]
+    stack.wait_for_status(held, "RUNNING")
+    stack.kill("executor")
+    with stack.stuttering("store", seconds=1.5, every=8.0):
+        evaluation = stack.wait(held, timeout=150)
+    assert (evaluation["status"], evaluation["attempt"]) == ("COMPLETED", 2)
+    assert evaluation["result"]["outcome"] == "SUCCEEDED"
+    stack.wait_until_ready()
+
+
 def test_a_request_while_the_store_is_away_gets_503_or_an_answer(stack: Stack) -> None:
     stack.kill("store")
     response = stack.http.post("/v1/evaluations", json={"runtime": "python", "source": "print(1)"})

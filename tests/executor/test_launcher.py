@@ -208,6 +208,30 @@ async def test_a_deadline_that_a_runtime_does_not_allow_ends_the_sandbox(
         assert line.ask("close", identity)["after"] is None
 
 
+@contextmanager
+def mounted(folder: Path) -> Generator[None]:
+    """Something is mounted there: nobody can remove it."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_what_could_not_be_removed_is_removed_once_it_can_be(sandbox_config: GvisorConfig) -> None:
+    with line_to(sandbox_config) as line:
+        identity = token_hex(16)
+        assert line.boot(identity)["digest"]
+        (folder,) = sandbox_config.state_root.glob(f"*/{identity}")
+        with mounted(folder / "busy"):
+            answer = line.ask("close", identity)
+            assert (answer["fault"], "busy" in answer["detail"]) == ("INFRASTRUCTURE", True)
+            assert line.ask("inspect", identity)["fault"]  # it is still there, and does not run
+        await until(lambda: not folder.exists())
+        assert line.ask("close", identity)["after"] is None
+
+
 def test_images_that_others_could_write_are_no_roots(
     sandbox_config: GvisorConfig, images: ImageStore, tmp_path: Path
 ) -> None:

@@ -19,13 +19,15 @@ from typing import Any, cast
 
 import pytest
 
-from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver
+from crucible_executor.sandbox.cgroup_tree import open_cgroup_tree
+from crucible_executor.sandbox.gvisor.driver import GvisorConfig, GvisorDriver, open_driver
+from crucible_executor.sandbox.leftovers import folder_name
 from crucible_executor.sandbox.pool import COURTESY, PoolableDriver, SandboxPool, open_pool
 from crucible_executor.sandbox.port import Cause, Outcome, Sandbox, SandboxAbandoned, SandboxFault
 from crucible_executor.sandbox.run import run_program
 from crucible_testkit.freezing import frozen_group
 
-from .conftest import LIMITS, MIB, Collected, leftovers, program
+from .conftest import LIMITS, MIB, SLOWNESS, Collected, leftovers, program
 from .test_sandbox_lifecycle import only_lasting, parent_of, sentry_pids, until
 
 DISK = LIMITS.disk_bytes
@@ -122,6 +124,24 @@ async def test_a_boot_that_is_waited_for_keeps_no_other_from_beginning(driver: G
         assert not claim.done()
         assert await finish(await claim) == b"ran\n"
         assert (pool.claims.booting, pool.claims.cold) == (1, 0)
+
+
+async def test_a_boot_that_gives_way_may_take_long_until_somebody_waits_for_it(sandbox_config: GvisorConfig) -> None:
+    config = replace(sandbox_config, boot_timeout=4.0 * SLOWNESS)
+    groups = open_cgroup_tree(config.cgroup_parent, folder_name(config.instance))
+    async with open_driver(config) as driver:
+        slow, slow_and_wanted = [await driver.prepare("python", disk_bytes=DISK) for _ in range(2)]
+        boots = [asyncio.create_task(each.boot(), name=each.id) for each in (slow, slow_and_wanted)]
+        await until(lambda: len({parent_of(pid) for pid in sentry_pids(config)}) >= 2)
+        for each in (slow, slow_and_wanted):
+            each.freeze()
+        slow_and_wanted.hurry()
+        with pytest.raises(SandboxFault, match="not ready after"):
+            await boots[1]
+        assert not boots[0].done()
+        groups.group(slow.id).thaw()
+        await boots[0]
+        assert await finish(slow) == b"ran\n"
 
 
 async def test_who_is_cancelled_leaves_the_boot_to_the_pool(driver: GvisorDriver) -> None:

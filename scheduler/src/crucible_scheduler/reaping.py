@@ -15,11 +15,8 @@ from crucible_chassis.errors import ServiceError
 from crucible_chassis.logs import get_logger
 from crucible_chassis.messaging import Messaging
 from crucible_contracts import subjects
-from crucible_scheduler.domain.reaper import LeaseKey, Reaper
+from crucible_scheduler.domain.reaper import TICK_SECONDS, LeaseKey, Reaper
 
-TICK_SECONDS = 1.0
-PROBE_SECONDS = 1.0
-"""Time for a probe; a later answer is a failure."""
 BATCH = 1000
 """Lapsed leases looked at in one tick."""
 
@@ -63,7 +60,7 @@ class ReaperLoop:
 
     async def _probe(self) -> bool:
         try:
-            answer = await self._messaging.request(subjects.HEARTBEAT, _PROBE, timeout=PROBE_SECONDS)
+            answer = await self._messaging.request(subjects.HEARTBEAT, _PROBE, timeout=self._reaper.probe_seconds)
             heartbeat_pb2.HeartbeatReply.FromString(answer.data)
         except (nats.errors.Error, DecodeError):
             return False

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 CONNECT_SECONDS = 5
-"""For a new connection, and for one out of the pool."""
+"""For a new connection."""
 WORK_SECONDS = 20.0
-"""For one transaction, all its statements."""
+"""For one transaction, all its statements, and its turn at a connection: thousands may ask at one time."""
 STATEMENT_MILLISECONDS = 15_000
 LOCK_MILLISECONDS = 5_000
 """The server's own bounds: a client that died holds nothing for longer."""
@@ -144,7 +144,7 @@ def _options(connections: int, application: str, more: str = "") -> dict[str, An
     return {
         "pool_size": connections,
         "max_overflow": 0,
-        "pool_timeout": CONNECT_SECONDS,
+        "pool_timeout": WORK_SECONDS,
         # The one used last: its statements are prepared, and what it needs is in the processor's caches.
         "pool_use_lifo": True,
         "connect_args": {

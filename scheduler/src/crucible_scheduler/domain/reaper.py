@@ -1,8 +1,9 @@
 """When a lapsed lease may be judged: rule 9 of the protocol, as a machine without a clock of its own.
 
 A reaper that was paused, deaf or is new knows nothing about who is alive: the heartbeats it would have answered may
-have failed for its own sake. So it must first have seen one L of a working path, tick by tick, and then see the same
-lease lapsed twice.
+have failed for its own sake. So it must have one L of a working path behind it, counted tick by tick, and then see the
+same lease lapsed twice. What interrupts takes off as much as it lasted, not all: where a path stutters, what is really
+lost must still be found.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MAX_TICK_GAP_SECONDS = 2.0
-"""Ticks are a second apart; a larger gap than this means that the reaper was held up."""
+TICK_SECONDS = 1.0
+"""From one tick to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +29,45 @@ class Reaper:
 
     def __init__(self, *, lease_seconds: float) -> None:
         self._lease_seconds = lease_seconds
-        self._unbroken_since: float | None = None
+        self._beat_seconds = lease_seconds / 5
+        """Time that a heartbeat, and so a probe, has for its answer."""
+        self._worked = 0.0
+        """Seconds of a working path less those of interruptions; never below 0, nor above L."""
         self._last_tick: float | None = None
         self._first_seen: dict[LeaseKey, float] = {}
 
+    @property
+    def probe_seconds(self) -> float:
+        """A probe that is answered later has failed."""
+        return self._beat_seconds
+
     def tick(self, now: float, *, probe_succeeded: bool) -> bool:
         """Notes a tick and the outcome of its probe; says whether lapsed leases are to be looked at in it."""
-        if not probe_succeeded:
-            self._restart(None)
-            return False
-        if self._last_tick is None or now - self._last_tick > MAX_TICK_GAP_SECONDS:
-            self._restart(now)
+        if probe_succeeded and not self._held_up(now):
+            self._worked = min(self._lease_seconds, self._worked + self._since_last(now))
+        else:
+            self._interrupt(now)
         self._last_tick = now
-        assert self._unbroken_since is not None
-        return now - self._unbroken_since >= self._lease_seconds
+        return self._worked >= self._lease_seconds
 
     def due(self, now: float, lapsed: Iterable[LeaseKey]) -> list[LeaseKey]:
         """Of the leases found lapsed in the present tick, those to be judged: seen so before, at least L/5 ago.
 
         `now` is when they were found. A lease that is not among them is forgotten: it was extended or settled.
         """
-        if self._last_tick is None or now - self._last_tick > MAX_TICK_GAP_SECONDS:
-            self._restart(None)
+        if self._held_up(now):
+            self._interrupt(now)
+            self._last_tick = now
             return []
         self._first_seen = {key: self._first_seen.get(key, now) for key in lapsed}
-        return [key for key, seen in self._first_seen.items() if now - seen >= self._lease_seconds / 5]
+        return [key for key, seen in self._first_seen.items() if now - seen >= self._beat_seconds]
 
-    def _restart(self, since: float | None) -> None:
-        self._unbroken_since = since
-        self._last_tick = since
+    def _held_up(self, now: float) -> bool:
+        return self._last_tick is None or self._since_last(now) > TICK_SECONDS + self._beat_seconds
+
+    def _since_last(self, now: float) -> float:
+        return now - self._last_tick if self._last_tick is not None else 0.0
+
+    def _interrupt(self, now: float) -> None:
+        self._worked = max(0.0, self._worked - self._since_last(now))
         self._first_seen = {}

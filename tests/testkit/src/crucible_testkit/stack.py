@@ -6,9 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -173,6 +174,28 @@ class Stack:
     def terminate(self, name: str) -> None:
         """SIGTERM, as an operator's restart would."""
         os.kill(self.pid(name), signal.SIGTERM)
+
+    @contextmanager
+    def stuttering(self, name: str, *, seconds: float, every: float) -> Generator[None]:
+        """Until the end of the block the process stands still for so long, again and again, as on a machine held up."""
+        over = threading.Event()
+
+        def stutter() -> None:
+            while not over.wait(every):
+                pid = self.pid(name)
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    over.wait(seconds)
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+
+        stuttering = threading.Thread(target=stutter, name=f"stutter-{name}")
+        stuttering.start()
+        try:
+            yield
+        finally:
+            over.set()
+            stuttering.join()
 
     def resident_bytes(self, name: str) -> int:
         """Resident memory of one process."""

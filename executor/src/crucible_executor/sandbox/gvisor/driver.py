@@ -42,11 +42,11 @@ class GvisorConfig:
     runsc: str = "runsc"
     platform: str = "systrap"
     boot_timeout: float = 30.0
-    """Seconds."""
+    """Seconds; longer for a boot that gives way to programs."""
     deadline_grace: float = 10.0
     """Seconds beyond its wall time after which a launcher ends a sandbox unasked."""
     unclaimed_age: float = 900.0
-    """Seconds that a sandbox may be there without a program: more than any pool keeps one."""
+    """Seconds that a sandbox may be there without a program: more than any pool boots and keeps one."""
     sweep_interval: float = 60.0
     """Seconds between two sweeps of what dead executors left."""
     most_sandboxes: int = 1024

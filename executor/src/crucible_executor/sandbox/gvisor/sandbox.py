@@ -44,6 +44,8 @@ SEND_TIMEOUT: Final = 10.0
 TICK: Final = 0.002
 """Seconds by which a timer may be early: uvloop counts milliseconds, and nobody is stopped before the limit."""
 SAID_BYTES: Final = 2048
+AHEAD_PATIENCE: Final = 6
+"""So many times as long may a boot take that gives way to programs."""
 
 _PACKAGE: Final = {"python": bundle.for_python, "sh": bundle.for_sh}
 _READY, _GO, _ERROR = b"R", "G", "E"
@@ -111,6 +113,7 @@ class GvisorSandbox:
         self._wall_timer: asyncio.TimerHandle | None = None
         self._meter: Meter | None = None
         self._ahead = False
+        self._boot_until: asyncio.Timeout | None = None
 
     @property
     def id(self) -> str:
@@ -145,20 +148,29 @@ class GvisorSandbox:
         """Start it and wait for the starter's word; the caller closes it, also after an error. Raises SandboxFault."""
         self._move(State.BOOTING)
         self._booted = datetime.now(UTC)
+        patience = self._boot_timeout * (AHEAD_PATIENCE if self._ahead else 1)
         try:
-            async with asyncio.timeout(self._boot_timeout):
-                digest = await self._guest.start(self.runtime, self._disk_bytes, ahead=self._ahead)
-                inside = await self._look_inside()
-                if inside.broken:  # it may die of the same
-                    self._alarm.take(self.id, self.runtime, Containment(inside, await self._look_from_outside()))
-                word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
+            async with asyncio.timeout(patience) as self._boot_until:
+                await self._come_up()
         except TimeoutError as error:
-            detail = self._boot_detail(f"not ready after {self._boot_timeout:g} s")
-            raise SandboxFault(Cause.SANDBOX, detail) from error
+            seconds = (datetime.now(UTC) - self._booted).total_seconds()
+            raise SandboxFault(Cause.SANDBOX, self._boot_detail(f"not ready after {seconds:.1f} s")) from error
         except OSError as error:
             raise SandboxFault(Cause.SANDBOX, self._boot_detail(f"it died while booting: {error}")) from error
         except ValueError as error:
             raise SandboxFault(Cause.SANDBOX, self._boot_detail(f"it died while it was looked at: {error}")) from error
+        finally:
+            self._boot_until = None
+        self._ready = datetime.now(UTC)
+        self._move(State.READY)
+
+    async def _come_up(self) -> None:
+        """Raises SandboxFault, OSError, ValueError."""
+        digest = await self._guest.start(self.runtime, self._disk_bytes, ahead=self._ahead)
+        inside = await self._look_inside()
+        if inside.broken:  # it may die of the same
+            self._alarm.take(self.id, self.runtime, Containment(inside, await self._look_from_outside()))
+        word = await asyncio.get_running_loop().sock_recv(self._guest.channel, len(_READY))
         if word != _READY:
             raise SandboxFault(Cause.SANDBOX, self._boot_detail("it died while booting"))
         if digest != self.image_digest:
@@ -166,8 +178,6 @@ class GvisorSandbox:
         self._guest.ready()
         self._containment = Containment(inside, await self._look_from_outside())
         self._alarm.take(self.id, self.runtime, self._containment)
-        self._ready = datetime.now(UTC)
-        self._move(State.READY)
 
     def give_way(self) -> None:
         """Boot with hardly any weight beside programs; before `boot`."""
@@ -177,6 +187,9 @@ class GvisorSandbox:
         """See `Waiting`."""
         if self._state is State.BOOTING:
             self._guest.hurry()
+            if self._boot_until is not None and not self._boot_until.expired():
+                # Who waits for it now waits no longer than for one of his own.
+                self._boot_until.reschedule(asyncio.get_running_loop().time() + self._boot_timeout)
         elif self._state is State.NEW:
             self._ahead = False
 

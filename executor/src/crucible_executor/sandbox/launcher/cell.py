@@ -30,8 +30,8 @@ OVERHEAD_BYTES: Final = 32 * 1024 * 1024
 NORMAL_WEIGHT: Final = 100
 AHEAD_WEIGHT: Final = 2
 """Part of the CPU of a sandbox that boots for nobody yet."""
-GONE_TIMEOUT: Final = 10.0
-"""Seconds for killed processes to be gone."""
+GONE_TIMEOUT: Final = 30.0
+"""Seconds for killed processes to be gone: many, since what outlives them takes its executor out of service."""
 _LOOK: Final = 0.002
 """Seconds between two looks at whether something is gone."""
 _AGAIN: Final = 0.1
@@ -191,6 +191,7 @@ class Cell:
         # The supervisor first: it could write its own complaint into the program's standard error.
         self._supervisor.kill()
         if self._memory_bytes:
+            self._weigh(NORMAL_WEIGHT)  # to end takes CPU time, too
             self._group.kill()
 
     def end(self, done: Callable[[Exception | None], None]) -> Job:

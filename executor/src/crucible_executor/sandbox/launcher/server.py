@@ -56,7 +56,7 @@ LINE_BYTES: Final = 4000
 LEAVING_SECONDS: Final = 30.0
 """For all sandboxes to be removed at the end."""
 STUBBORN_SECONDS: Final = 5.0
-"""Until a sandbox that outlived its deadline is killed again."""
+"""Until a sandbox that outlived its deadline is killed again, or one that could not be removed is removed again."""
 _STANDARD_ERROR: Final = 2
 REFUSALS: Final = (OSError, CgroupError, RunscError, PrivilegeError, ExceptionGroup)
 
@@ -204,11 +204,11 @@ class Launcher:
 
         def removed(error: Exception | None) -> None:
             self._closing.discard(identity)
+            self._deadlines.pop(identity).cancel()
             if error is None:
                 del self._cells[identity]
-                self._deadlines.pop(identity).cancel()
-            elif self._deadlines[identity].cancelled:  # its time came meanwhile
-                self._set_deadline(cell, STUBBORN_SECONDS)
+            else:  # who asked hears of it, and it is tried until it succeeds
+                self._deadlines[identity] = self._loop.later(STUBBORN_SECONDS, lambda: self._close(identity, cell, 0))
             after = self._inspect_after(self._subjects.pop(identity, None))
             self._answer(number, identity, {**_outcome(error), "after": after})
 
@@ -237,7 +237,6 @@ class Launcher:
                 self._deadlines[cell.identity] = self._loop.later(STUBBORN_SECONDS, lambda: self._out_of_time(cell))
 
         if cell.identity in self._closing:
-            self._deadlines[cell.identity].cancel()
             return
         say("warning", "sandbox.deadline", sandbox=cell.identity, claimed=cell.claimed)
         self._loop.start(cell.end(ended))
