@@ -88,6 +88,7 @@ def test_so_many_at_once_all_end_each_once_though_a_part_dies(
     stack.wait_until_ready()
 
 
+@pytest.mark.timeout(300)
 def test_what_a_dead_executor_held_runs_again_though_the_store_stutters(stack: Stack) -> None:
     source = "import time; time.sleep(8)"
     held = stack.create({"runtime": "python", "source": source, "limits": {"wallTime": "60s"}})["id"]

@@ -220,7 +220,7 @@ def mounted(folder: Path) -> Generator[None]:
 
 
 async def test_what_could_not_be_removed_is_removed_once_it_can_be(sandbox_config: GvisorConfig) -> None:
-    with line_to(sandbox_config) as line:
+    with line_to(replace(sandbox_config, gone_timeout=5.0 * SLOWNESS)) as line:
         identity = token_hex(16)
         assert line.boot(identity)["digest"]
         (folder,) = sandbox_config.state_root.glob(f"*/{identity}")

@@ -192,8 +192,7 @@ class SandboxPool:
 
     def _allowed(self) -> int:
         """How many may boot at once: each needs a core, and one more program than cores does not stop the last boot."""
-        self._out = {sandbox for sandbox in self._out if sandbox.alive}
-        return max(1, self._cores - len(self._out))
+        return max(1, self._cores - sum(sandbox.alive for sandbox in self._out))
 
     def _unclaimed(self) -> list[str]:
         """Of the boots that nobody waits for, the runtimes."""

@@ -47,6 +47,8 @@ class GvisorConfig:
     """Seconds beyond its wall time after which a launcher ends a sandbox unasked."""
     unclaimed_age: float = 900.0
     """Seconds that a sandbox may be there without a program: more than any pool boots and keeps one."""
+    gone_timeout: float = 30.0
+    """Seconds for a killed sandbox to be gone: many, since one that is not takes its executor out of service."""
     sweep_interval: float = 60.0
     """Seconds between two sweeps of what dead executors left."""
     most_sandboxes: int = 1024
@@ -64,6 +66,7 @@ class GvisorConfig:
             platform=self.platform,
             deadline_grace=self.deadline_grace,
             unclaimed_age=self.unclaimed_age,
+            gone_timeout=self.gone_timeout,
             sweep_interval=self.sweep_interval,
             most_sandboxes=self.most_sandboxes,
         )

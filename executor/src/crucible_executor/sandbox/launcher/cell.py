@@ -30,8 +30,6 @@ OVERHEAD_BYTES: Final = 32 * 1024 * 1024
 NORMAL_WEIGHT: Final = 100
 AHEAD_WEIGHT: Final = 2
 """Part of the CPU of a sandbox that boots for nobody yet."""
-GONE_TIMEOUT: Final = 30.0
-"""Seconds for killed processes to be gone: many, since what outlives them takes its executor out of service."""
 _LOOK: Final = 0.002
 """Seconds between two looks at whether something is gone."""
 _AGAIN: Final = 0.1
@@ -47,6 +45,8 @@ class Ground:
     cgroups: CgroupTree
     runsc: Runsc
     platform: str
+    gone_timeout: float
+    """Seconds for what was killed to be gone, and for what it leaves to be removed."""
     agent: int | None
     """Descriptor of the program that looks at a sandbox from inside, where there is one for this machine."""
 
@@ -195,47 +195,51 @@ class Cell:
             self._group.kill()
 
     def end(self, done: Callable[[Exception | None], None]) -> Job:
-        """Kill it until it is empty; `done` gets what stood in the way."""
-        deadline = time.monotonic() + GONE_TIMEOUT
-        try:
-            self.kill()
-            killed: set[int] = set()
-            again = time.monotonic() + _AGAIN
-            while (left := self._group.pids()) or self._supervisor.running:
-                if time.monotonic() > deadline:
-                    raise CellError(f"processes {sorted(left)} of sandbox {self.identity} do not end")
+        """Kill it until it is empty; `done` gets what stood in the way to the end."""
+        began = time.monotonic()
+        killed: set[int] = set()
+        again = began
+        while True:
+            try:
+                left = self._group.pids()
+                if not left and not self._supervisor.running:
+                    break
                 # All of them at first, and then who was begun by one that was just being killed.
-                if left - killed or time.monotonic() > again:
-                    self._group.kill()
+                if left - killed or time.monotonic() >= again:
+                    self.kill()
                     killed |= left
                     again = time.monotonic() + _AGAIN
-                yield _LOOK
-        except (OSError, CgroupError, CellError) as error:
-            done(error)
-        else:
-            done(None)
+                error: Exception = CellError(f"processes {sorted(left)} of sandbox {self.identity} do not end")
+            except (OSError, CgroupError) as trouble:
+                error = trouble
+            if time.monotonic() > began + self._ground.gone_timeout:
+                done(error)
+                return
+            yield _LOOK
+        done(None)
 
     def remove(self, done: Callable[[Exception | None], None]) -> Job:
-        """End it and leave nothing of it; `done` gets what stood in the way."""
+        """End it and leave nothing of it; `done` gets what stood in the way to the end."""
         found: list[Exception] = []
         yield from self.end(lambda error: found.append(error) if error else None)
-        deadline = time.monotonic() + GONE_TIMEOUT
-        while not found:
+        if found:
+            done(found[0])
+            return
+        began = time.monotonic()
+        while True:
             try:
-                self._group.remove()
-            except CgroupError as error:
                 # A process that is just ending still counts for a moment after it left the list of members.
-                if time.monotonic() > deadline:
-                    found.append(error)
-                yield _LOOK
+                self._group.remove()
+                if self._dir.exists():
+                    shutil.rmtree(self._dir)
+            except (OSError, CgroupError) as error:
+                if time.monotonic() > began + self._ground.gone_timeout:
+                    done(error)
+                    return
             else:
                 break
-        try:
-            if not found and self._dir.exists():
-                shutil.rmtree(self._dir)
-        except OSError as error:
-            found.append(error)
-        done(found[0] if found else None)
+            yield _LOOK
+        done(None)
 
     def subject(self) -> Subject:
         """What it is, for a look at its confinement; raises OSError, CgroupError, CellError when it is not running."""

@@ -24,6 +24,8 @@ class LauncherConfig:
     """Seconds beyond its wall time after which a sandbox is ended without being asked."""
     unclaimed_age: float
     """Seconds that a sandbox may be there without a program."""
+    gone_timeout: float
+    """Seconds for what was killed to be gone, and as many for what it leaves to be removed."""
     sweep_interval: float
     """Seconds between two sweeps of what dead executors left."""
     most_sandboxes: int

@@ -417,7 +417,9 @@ def _serve(config: LauncherConfig, service: socket.socket, service_pid: int, ins
         with contextlib.suppress(OSError, CgroupError):
             instance.give_back()
         raise
-    ground = Ground(instance.dir, empty_root, instance.cgroups, runsc, config.platform, open_agent())
+    ground = Ground(
+        instance.dir, empty_root, instance.cgroups, runsc, config.platform, config.gone_timeout, open_agent()
+    )
     Launcher(config, service, service_pid, ground).run()
     try:
         instance.give_back()
