@@ -8,6 +8,7 @@ lost must still be found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Reaper:
         """Time that a heartbeat, and so a probe, has for its answer."""
         self._worked = 0.0
         """Seconds of a working path less those of interruptions; never below 0, nor above L."""
-        self._last_tick: float | None = None
+        self._last_tick = -math.inf
         self._first_seen: dict[LeaseKey, float] = {}
 
     @property
@@ -44,10 +45,10 @@ class Reaper:
     def tick(self, now: float, *, probe_succeeded: bool) -> bool:
         """Notes a tick and the outcome of its probe; says whether lapsed leases are to be looked at in it."""
         if probe_succeeded and not self._held_up(now):
-            self._worked = min(self._lease_seconds, self._worked + self._since_last(now))
+            self._worked = min(self._lease_seconds, self._worked + now - self._last_tick)
+            self._last_tick = now
         else:
             self._interrupt(now)
-        self._last_tick = now
         return self._worked >= self._lease_seconds
 
     def due(self, now: float, lapsed: Iterable[LeaseKey]) -> list[LeaseKey]:
@@ -57,17 +58,14 @@ class Reaper:
         """
         if self._held_up(now):
             self._interrupt(now)
-            self._last_tick = now
             return []
         self._first_seen = {key: self._first_seen.get(key, now) for key in lapsed}
         return [key for key, seen in self._first_seen.items() if now - seen >= self._beat_seconds]
 
     def _held_up(self, now: float) -> bool:
-        return self._last_tick is None or self._since_last(now) > TICK_SECONDS + self._beat_seconds
-
-    def _since_last(self, now: float) -> float:
-        return now - self._last_tick if self._last_tick is not None else 0.0
+        return now - self._last_tick > TICK_SECONDS + self._beat_seconds
 
     def _interrupt(self, now: float) -> None:
-        self._worked = max(0.0, self._worked - self._since_last(now))
+        self._worked = max(0.0, self._worked - (now - self._last_tick))
+        self._last_tick = now
         self._first_seen = {}
