@@ -9,7 +9,7 @@ import httpx
 
 from crucible_testkit.stack import Json, Stack
 
-LINES = "import time\nfor i in range(6):\n    print('line', i, flush=True)\n    time.sleep(0.5)"
+LINES = "import time\nfor i in range(6):\n    print('line', i, flush=True)\n    time.sleep(1)"
 
 
 def test_lines_arrive_one_by_one_and_a_reconnect_misses_nothing(stack: Stack) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -334,8 +333,6 @@ async def test_an_executor_that_is_killed_leaves_nothing(sandbox_config: GvisorC
 async def test_many_runs_leave_nothing_and_hold_nothing(driver: GvisorDriver, sandbox_config: GvisorConfig) -> None:
     await run_program(driver, program("print(1)"), LIMITS, Collected())
     before = open_descriptors()
-    began = time.monotonic()
     await asyncio.gather(*(run_program(driver, program("print(1)"), LIMITS, Collected()) for _ in range(8)))
-    assert time.monotonic() - began < 60 * SLOWNESS
     assert open_descriptors() <= before
     assert only_lasting(sandbox_config)

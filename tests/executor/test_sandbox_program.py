@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import time
 
 import pytest
@@ -160,11 +159,11 @@ async def test_a_slow_printer_is_seen_line_by_line(driver: GvisorDriver) -> None
             assert stream is Stream.STDOUT
             came.extend([time.monotonic()] * data.count(b"\n"))
 
-    source = "import time\nfor i in range(4):\n    print(i)\n    time.sleep(0.3)"
+    source = "import time\nfor i in range(3):\n    print(i)\n    time.sleep(1)"
     verdict = await run_program(driver, program(source), LIMITS, Clock())
     assert verdict.outcome is Outcome.SUCCEEDED
-    assert len(came) == 4
-    assert all(later - earlier > 0.1 for earlier, later in itertools.pairwise(came))
+    assert len(came) == 3
+    assert came[2] - came[0] > 0.5  # two seconds, but for what holds this machine up
 
 
 async def test_a_grandchild_that_holds_the_output_open_delays_nothing(run: Run) -> None:

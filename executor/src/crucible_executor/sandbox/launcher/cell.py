@@ -196,19 +196,19 @@ class Cell:
 
     def end(self, done: Callable[[Exception | None], None]) -> Job:
         """Kill it until it is empty; `done` gets what stood in the way to the end."""
-        began = time.monotonic()
+        began = again = time.monotonic()
         killed: set[int] = set()
-        again = began
         while True:
             try:
+                if time.monotonic() >= again:
+                    again = time.monotonic() + _AGAIN
+                    self.kill()
                 left = self._group.pids()
                 if not left and not self._supervisor.running:
                     break
-                # All of them at first, and then who was begun by one that was just being killed.
-                if left - killed or time.monotonic() >= again:
-                    self.kill()
+                if left - killed:  # all of them at first, and then who was begun by one that was just being killed
+                    self._group.kill()
                     killed |= left
-                    again = time.monotonic() + _AGAIN
                 error: Exception = CellError(f"processes {sorted(left)} of sandbox {self.identity} do not end")
             except (OSError, CgroupError) as trouble:
                 error = trouble
