@@ -94,7 +94,7 @@ def test_what_a_dead_executor_held_runs_again_though_the_store_stutters(stack: S
     held = stack.create({"runtime": "python", "source": source, "limits": {"wallTime": "60s"}})["id"]
     stack.wait_for_status(held, "RUNNING")
     stack.kill("executor")
-    with stack.stuttering("store", seconds=1.5, every=8.0):
+    with stack.stuttering("store", seconds=5.0, every=8.0):
         evaluation = stack.wait(held, timeout=150)
     assert (evaluation["status"], evaluation["attempt"]) == ("COMPLETED", 2)
     assert evaluation["result"]["outcome"] == "SUCCEEDED"

@@ -1,9 +1,9 @@
-"""Rule 9: a reaper that was paused, deaf or is new judges nothing before it has one L of a working path behind it."""
+"""Rule 9: a reaper that was paused, deaf or is new judges nothing before it has seen one L of a working path."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crucible_scheduler.domain.reaper import LeaseKey, Reaper
@@ -59,12 +59,29 @@ def test_leases_are_told_apart_by_their_token() -> None:
     assert clock.tick(OTHER) == []
 
 
-def test_a_failed_probe_takes_off_what_it_lasted_and_forgets_what_was_seen() -> None:
+def test_after_a_failed_probe_two_heartbeats_fit_before_anything_is_judged() -> None:
     clock = Clock()
     clock.ticks(30)
     clock.ticks(3, LEASE)
     assert clock.tick(LEASE, after=3.0, probe=False) == []
-    assert clock.ticks(6, LEASE) == [[]] * 5 + [[LEASE]]  # 3 s to have one L again, then 3 s between two sights
+    assert clock.ticks(7, LEASE) == [[]] * 6 + [[LEASE]]  # tick 1 begins, tick 4 looks first, tick 7 is 3 s later
+
+
+@pytest.mark.parametrize("gap", [4.1, 14.9])
+def test_a_short_pause_is_the_same(gap: float) -> None:
+    clock = Clock()
+    clock.ticks(30)
+    clock.ticks(3, LEASE)
+    assert clock.tick(LEASE, after=gap) == []
+    assert clock.ticks(6, LEASE) == [[]] * 5 + [[LEASE]]
+
+
+def test_a_path_that_failed_for_one_l_restarts_the_count() -> None:
+    clock = Clock()
+    clock.ticks(30)
+    for _ in range(14):
+        clock.tick(LEASE, probe=False)
+    assert clock.ticks(19, LEASE) == [[]] * 18 + [[LEASE]]
 
 
 @pytest.mark.parametrize("gap", [15.0, 60.0, 3600.0])
@@ -90,8 +107,8 @@ def test_where_the_path_stutters_what_is_lost_is_still_found() -> None:
     clock = Clock()
     judged: list[list[LeaseKey]] = []
     for _ in range(12):
-        judged += clock.ticks(9, LEASE)
-        judged.append(clock.tick(LEASE, after=1.2, probe=False))
+        judged += clock.ticks(8, LEASE)
+        judged.append(clock.tick(LEASE, after=5.0, probe=False))
     assert [LEASE] in judged
 
 
@@ -104,36 +121,45 @@ def test_a_pause_between_the_probe_and_the_look_judges_nothing() -> None:
 
 
 class Path:
-    """Works and does not, in turns of so many tenths of a second; what is asked meanwhile is answered when it goes on.
+    """Works and does not, in turns of so many tenths of a second: it stands still, or what is asked meanwhile is lost.
 
-    That is how servers behave that stand still for a moment; who has no answer after L/5 asks again.
+    Servers that stand still answer when they go on. To lose what it was asked a server must end, and be away for L/5.
+    Who has no answer after L/5 asks again.
     """
 
-    def __init__(self, turns: list[tuple[int, int]]) -> None:
-        self._works = [works for up, down in turns for works in [True] * up + [False] * down]
+    def __init__(self, turns: list[tuple[int, int, bool]]) -> None:
+        self._states: list[str] = []
+        for up, down, loses in turns:
+            self._states += ["works"] * up + ["loses" if loses and down >= BEAT else "stands still"] * down
 
     def answered(self, asked: int) -> int | None:
         """When, in tenths of a second; None if not within L/5."""
-        last = asked + round(L / 5 * 10)
-        return next((now for now in range(asked, last + 1) if now >= len(self._works) or self._works[now]), None)
+        states = [self._states[now] if now < len(self._states) else "works" for now in range(asked, asked + BEAT + 1)]
+        if states[0] == "loses" or "works" not in states:
+            return None
+        return asked + states.index("works")
 
 
-@given(st.lists(st.tuples(st.integers(1, 250), st.integers(0, 250)), max_size=20), st.integers(0, 30))
-def test_whoever_lives_keeps_the_lease_however_the_path_stutters(turns: list[tuple[int, int]], phase: int) -> None:
-    path, end = Path(turns), sum(map(sum, turns)) + 400
-    extended: list[int] = [0]
-    now = phase
+BEAT = round(L / 5 * 10)
+RETRY = 5
+
+
+@given(st.lists(st.tuples(st.integers(1, 250), st.integers(0, 250), st.booleans()), max_size=20), st.integers(0, BEAT))
+@example([(1, 30, False), (251, 124, True), (6, 99, True)], 0)  # judged 3 s after, it would be judged wrongly
+def test_whoever_lives_keeps_the_lease_however_the_path_stutters(
+    turns: list[tuple[int, int, bool]], phase: int
+) -> None:
+    path, end = Path(turns), sum(up + down for up, down, _ in turns) + 400
+    extended, now = [0], phase
     while now < end:
-        answer = path.answered(now)
-        if answer is not None:
+        if (answer := path.answered(now)) is not None:
             extended.append(answer)
-        now = now + 30 if answer is not None else now + 35
+        now = max(answer, now + BEAT) if answer is not None else now + BEAT + RETRY
     reaper, now = Reaper(lease_seconds=L), 0
     while now < end:
         answer = path.answered(now)
-        tick = now + 30 if answer is None else answer
+        tick = now + BEAT if answer is None else answer
         if reaper.tick(tick / 10, probe_succeeded=answer is not None):
             held = max(moment for moment in extended if moment <= tick)
-            lapsed = [LEASE] if tick - held > L * 10 else []
-            assert reaper.due(tick / 10, lapsed) == []
+            assert reaper.due(tick / 10, [LEASE] if tick - held > L * 10 else []) == []
         now = max(tick, now + 10)
