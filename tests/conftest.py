@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins = ["crucible_testkit.pytest_plugin"]
 
 WHOLE = frozenset({"e2e", "local"})
 """Folders whose tests share something that takes long to start: one worker runs all of one."""
+
+
+def pytest_configure() -> None:
+    """A run in the background of a shell begins with SIGINT ignored, and so would every process that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
