@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -196,50 +196,55 @@ class Cell:
 
     def end(self, done: Callable[[Exception | None], None]) -> Job:
         """Kill it until it is empty; `done` gets what stood in the way to the end."""
-        began = again = time.monotonic()
-        killed: set[int] = set()
-        while True:
-            try:
-                if time.monotonic() >= again:
-                    again = time.monotonic() + _AGAIN
-                    self.kill()
-                left = self._group.pids()
-                if not left and not self._supervisor.running:
-                    break
-                if left - killed:  # all of them at first, and then who was begun by one that was just being killed
-                    self._group.kill()
-                    killed |= left
-                error: Exception = CellError(f"processes {sorted(left)} of sandbox {self.identity} do not end")
-            except (OSError, CgroupError) as trouble:
-                error = trouble
-            if time.monotonic() > began + self._ground.gone_timeout:
-                done(error)
-                return
-            yield _LOOK
-        done(None)
+        done((yield from self._persist(self._killer())))
 
     def remove(self, done: Callable[[Exception | None], None]) -> Job:
         """End it and leave nothing of it; `done` gets what stood in the way to the end."""
-        found: list[Exception] = []
-        yield from self.end(lambda error: found.append(error) if error else None)
-        if found:
-            done(found[0])
-            return
-        began = time.monotonic()
+        error = yield from self._persist(self._killer())
+        if error is None:
+            error = yield from self._persist(self._clear)
+        done(error)
+
+    def _persist(self, attempt: Callable[[], None]) -> Generator[float, None, Exception | None]:
+        """Try until it raises nothing; what it raised when its time was over."""
+        until = time.monotonic() + self._ground.gone_timeout
         while True:
             try:
-                # A process that is just ending still counts for a moment after it left the list of members.
-                self._group.remove()
-                if self._dir.exists():
-                    shutil.rmtree(self._dir)
-            except (OSError, CgroupError) as error:
-                if time.monotonic() > began + self._ground.gone_timeout:
-                    done(error)
-                    return
+                attempt()
+            except (OSError, CgroupError, CellError) as error:
+                if time.monotonic() > until:
+                    return error
             else:
-                break
+                return None
             yield _LOOK
-        done(None)
+
+    def _killer(self) -> Callable[[], None]:
+        """Kills all of it at first, then who was begun by one that was just being killed, and all of it now and then.
+
+        Each call raises OSError, CgroupError, and CellError while there is somebody left.
+        """
+        killed: set[int] = set()
+        again = time.monotonic()
+
+        def kill() -> None:
+            nonlocal again
+            if time.monotonic() >= again:
+                again = time.monotonic() + _AGAIN
+                self.kill()
+            left = self._group.pids()
+            if left - killed:
+                self._group.kill()
+                killed.update(left)
+            if left or self._supervisor.running:
+                raise CellError(f"processes {sorted(left)} of sandbox {self.identity} do not end")
+
+        return kill
+
+    def _clear(self) -> None:
+        """Raises OSError, and CgroupError: who is just ending still counts when it has left the list of members."""
+        self._group.remove()
+        if self._dir.exists():
+            shutil.rmtree(self._dir)
 
     def subject(self) -> Subject:
         """What it is, for a look at its confinement; raises OSError, CgroupError, CellError when it is not running."""
